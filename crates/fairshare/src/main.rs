@@ -1,0 +1,3 @@
+//! The fairshare binary.
+
+fn main() {}
