@@ -1,0 +1,149 @@
+//! Proofs that a key signed twice what it may sign once. A proof needs no trust in whoever brings it.
+
+use crate::block::{BlockError, HalfBlock};
+use fairshare_crypto::{PublicKey, sha256};
+use fairshare_wire::{ReadError, Reader, Writer};
+use std::sync::Arc;
+use thiserror::Error;
+
+/// How many proofs a node keeps: spec/trustchain.md section 13.
+pub const PROOFS_MAX: usize = 100_000;
+
+/// What was done twice.
+//= spec/trustchain.md#13-our-ledger-community
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum ForkKind {
+    /// Two different blocks at one place of a chain.
+    DoubleSign = 1,
+    /// Two different agreements of one key to one proposal, at different numbers.
+    DoubleCountersign = 2,
+}
+
+impl ForkKind {
+    /// The kind with this number on the wire and in the store.
+    pub const fn from_code(code: u8) -> Option<Self> {
+        match code {
+            1 => Some(Self::DoubleSign),
+            2 => Some(Self::DoubleCountersign),
+            _ => None,
+        }
+    }
+
+    /// The number on the wire and in the store.
+    pub const fn code(self) -> u8 {
+        self as u8
+    }
+}
+
+/// Why two blocks prove nothing.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ForkError {
+    /// A kind that this version cannot judge.
+    #[error("fork proofs of kind {0} are not judged here")]
+    Kind(u8),
+    /// The message is cut off or has bytes left.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// A block in it cannot be read.
+    #[error(transparent)]
+    Block(#[from] BlockError),
+    /// The blocks do not contradict each other.
+    #[error("the two blocks do not contradict each other")]
+    NoContradiction,
+    /// The blocks stand in the wrong order.
+    #[error("the two blocks do not stand in ascending order of their hashes")]
+    Order,
+    /// A signature is wrong.
+    #[error("a block of the proof has no valid signature")]
+    Signature,
+}
+
+/// Two signed blocks of one key that contradict each other, in ascending order of their hashes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForkProof {
+    kind: ForkKind,
+    first: Arc<HalfBlock>,
+    second: Arc<HalfBlock>,
+}
+
+impl ForkProof {
+    /// The proof that the two blocks make, in either order; checks everything, the signatures last.
+    pub fn new(kind: ForkKind, one: Arc<HalfBlock>, other: Arc<HalfBlock>) -> Result<Self, ForkError> {
+        let (first, second) = if one.hash() <= other.hash() { (one, other) } else { (other, one) };
+        let proof = Self { kind, first, second };
+        if !proof.contradicts() {
+            return Err(ForkError::NoContradiction);
+        }
+        if !proof.first.verify() || !proof.second.verify() {
+            return Err(ForkError::Signature);
+        }
+        Ok(proof)
+    }
+
+    /// Reads the payload of a fork proof message and checks all of it.
+    pub fn parse(payload: &[u8]) -> Result<Self, ForkError> {
+        let mut input = Reader::new(payload);
+        let code = input.u8()?;
+        let kind = ForkKind::from_code(code).ok_or(ForkError::Kind(code))?;
+        let first = Arc::new(HalfBlock::parse(input.var16()?)?);
+        let second = Arc::new(HalfBlock::parse(input.var16()?)?);
+        input.end()?;
+        if first.hash() > second.hash() {
+            return Err(ForkError::Order);
+        }
+        Self::new(kind, first, second)
+    }
+
+    /// The payload of a fork proof message.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut out = Writer::new();
+        out.u8(self.kind.code()).var16(self.first.packed()).var16(self.second.packed());
+        out.finish()
+    }
+
+    /// What was done twice.
+    pub const fn kind(&self) -> ForkKind {
+        self.kind
+    }
+
+    /// The block with the lower hash.
+    pub const fn first(&self) -> &Arc<HalfBlock> {
+        &self.first
+    }
+
+    /// The block with the higher hash.
+    pub const fn second(&self) -> &Arc<HalfBlock> {
+        &self.second
+    }
+
+    /// Who is convicted.
+    pub fn accused(&self) -> &PublicKey {
+        &self.first.owner
+    }
+
+    /// The first 8 bytes of the hash over kind and both blocks: the name of the proof among peers.
+    pub fn short_id(&self) -> [u8; 8] {
+        short_id(self.kind.code(), &self.first.packed()[..], &self.second.packed()[..])
+    }
+
+    fn contradicts(&self) -> bool {
+        let (a, b) = (&self.first, &self.second);
+        if a.owner != b.owner || a.hash() == b.hash() {
+            return false;
+        }
+        match self.kind {
+            ForkKind::DoubleSign => a.sequence == b.sequence,
+            ForkKind::DoubleCountersign => {
+                a.sequence != b.sequence && a.link() == b.link() && !a.is_proposal() && !a.is_source()
+            }
+        }
+    }
+}
+
+fn short_id(code: u8, first: &[u8], second: &[u8]) -> [u8; 8] {
+    let mut id = [0; 8];
+    id.copy_from_slice(&sha256(&[&[code], first, second].concat())[..8]);
+    id
+}
