@@ -1,0 +1,299 @@
+//! Overlays among themselves: they find each other, survive loss, and are not moved by replays and strangers.
+
+mod ring;
+
+use bytes::Bytes;
+use fairshare_crypto::{Rng, SecretKey};
+use fairshare_overlay::community::{DISCOVERY, TRUSTCHAIN};
+use fairshare_overlay::wire::{PunctureRequest, Style, id};
+use fairshare_overlay::{Community, OverlayConfig, OverlayEvent};
+use fairshare_wire::{Frame, sign_packet, unsigned_packet};
+use ring::{Ring, address};
+use std::time::Duration;
+
+fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn everybody_knows_everybody(ring: &Ring) -> bool {
+    let count = ring.nodes.len();
+    (0..count).all(|node| (0..count).all(|other| node == other || ring.knows(node, other, TRUSTCHAIN)))
+}
+
+/// Ten nodes, each of which is told the address of the next one only.
+fn ring_of_ten() -> Ring {
+    let mut ring = Ring::new(10);
+    for node in 0..10 {
+        ring.tell(usize::from(node), address((node + 1) % 10));
+    }
+    ring
+}
+
+//= spec/overlay.md#51-behaviour
+#[test]
+fn ten_nodes_that_know_one_address_each_find_all() {
+    let mut ring = ring_of_ten();
+    ring.run(seconds(30));
+    assert!(everybody_knows_everybody(&ring));
+}
+
+#[test]
+fn they_find_all_although_every_fifth_datagram_is_lost() {
+    let mut ring = ring_of_ten();
+    ring.loss = 5;
+    ring.run(seconds(60));
+    assert!(everybody_knows_everybody(&ring));
+}
+
+#[test]
+fn the_same_seed_sends_the_same_bytes() {
+    let sent = || {
+        let mut ring = ring_of_ten();
+        ring.loss = 5;
+        ring.run(seconds(10));
+        ring.sent
+    };
+    assert_eq!(sent(), sent());
+}
+
+//= spec/trustchain.md#5-messages
+#[test]
+fn the_extra_bytes_of_a_community_arrive_with_its_peers() {
+    let mut ring = Ring::new(2);
+    ring.nodes[1].set_extra(TRUSTCHAIN, vec![0, 0, 0, 7]);
+    ring.tell(0, address(1));
+    ring.run(seconds(2));
+    let told = |event: &OverlayEvent| {
+        matches!(event, OverlayEvent::PeerFound { community, extra, .. }
+            if *community == TRUSTCHAIN && extra.as_ref() == [0, 0, 0, 7])
+    };
+    assert!(ring.events[0].iter().any(told));
+}
+
+#[test]
+fn messages_of_a_community_are_carried_with_and_without_a_signature() {
+    let mut ring = Ring::new(2);
+    let now = ring.now;
+    ring.nodes[0].send(now, TRUSTCHAIN, address(1), 1, false, b"block");
+    ring.nodes[0].send(now, TRUSTCHAIN, address(1), 2, true, b"crawl");
+    ring.drain(0);
+    ring.run(seconds(1));
+    let message = |id, sender, payload: &'static [u8]| OverlayEvent::Message {
+        community: TRUSTCHAIN,
+        from: address(0),
+        sender,
+        id,
+        payload: Bytes::from_static(payload),
+    };
+    assert!(ring.events[1].contains(&message(1, None, b"block")));
+    assert!(ring.events[1].contains(&message(2, Some(ring.keys[0]), b"crawl")));
+}
+
+#[test]
+fn a_message_with_the_wrong_form_or_of_no_community_is_refused_and_counted() {
+    let mut ring = Ring::new(1);
+    let key = SecretKey::generate(&mut Rng::from_seed([77; 32]));
+    let strange = fairshare_wire::CommunityId([3; 20]);
+    ring.inject(address(5), address(0), unsigned_packet(TRUSTCHAIN, 2, 1, b"x").into());
+    ring.inject(address(5), address(0), unsigned_packet(TRUSTCHAIN, 99, 1, b"x").into());
+    ring.inject(address(5), address(0), sign_packet(&key, strange, 246, 1, b"x").into());
+    ring.inject(address(5), address(0), unsigned_packet(TRUSTCHAIN, 240, 1, b"x").into());
+    ring.inject(address(5), address(0), Bytes::from_static(b"BitTorrent"));
+    ring.run(seconds(1));
+    let reasons: Vec<&str> = ring.nodes[0].refusals().keys().copied().collect();
+    for reason in [
+        "not a Curve25519 key",
+        "unknown message id",
+        "unknown community",
+        "deprecated message id",
+        "not an IPv8 packet",
+    ] {
+        assert!(reasons.contains(&reason), "{reason} in {reasons:?}");
+    }
+}
+
+//= spec/overlay.md#13-where-we-must-be-better-than-the-reference
+#[test]
+fn a_replayed_request_does_not_move_a_peer() {
+    let mut ring = Ring::new(2);
+    ring.tell(0, address(1));
+    ring.run(seconds(5));
+    let recorded: Vec<Bytes> = ring
+        .sent
+        .iter()
+        .filter(|(from, _, bytes)| *from == address(1) && is(bytes, id::INTRODUCTION_REQUEST))
+        .map(|(_, _, bytes)| bytes.clone())
+        .collect();
+    assert!(!recorded.is_empty());
+    for bytes in recorded {
+        ring.inject(address(99), address(0), bytes);
+    }
+    ring.run(seconds(5));
+    assert_eq!(ring.nodes[0].address_of(&ring.keys[1]), Some(address(1)));
+}
+
+fn is(bytes: &[u8], id: u8) -> bool {
+    Frame::parse(bytes).is_ok_and(|frame| frame.message_id == id)
+}
+
+//= spec/overlay.md#13-where-we-must-be-better-than-the-reference
+#[test]
+fn a_peer_that_moved_is_followed_once_it_answered_from_its_new_address() {
+    let mut ring = Ring::new(2);
+    ring.tell(0, address(1));
+    ring.run(seconds(5));
+    ring.silence(1);
+    let key = SecretKey::generate(&mut Rng::from_seed([1; 32]));
+    let moved = match address(50) {
+        std::net::SocketAddr::V4(lan) => lan,
+        std::net::SocketAddr::V6(_) => unreachable!("the test world is IPv4"),
+    };
+    let config = OverlayConfig { communities: vec![Community::trustchain()], ..OverlayConfig::at(moved) };
+    let again = ring.join(key, config);
+    ring.tell(again, address(0));
+    ring.run(seconds(5));
+    assert_eq!(ring.nodes[0].address_of(&ring.keys[1]), Some(address(50)));
+}
+
+//= spec/overlay.md#13-where-we-must-be-better-than-the-reference
+#[test]
+fn an_answer_nobody_asked_for_introduces_nobody() {
+    let mut ring = Ring::new(2);
+    ring.tell(0, address(1));
+    ring.run(seconds(5));
+    let responses: Vec<Bytes> = ring
+        .sent
+        .iter()
+        .filter(|(from, _, bytes)| *from == address(1) && is(bytes, id::INTRODUCTION_RESPONSE))
+        .map(|(_, _, bytes)| bytes.clone())
+        .collect();
+    let mut other = Ring::new(3);
+    for bytes in responses {
+        other.inject(address(1), address(2), bytes);
+    }
+    other.silence(1);
+    other.run(seconds(10));
+    assert!(other.nodes[2].peers().is_empty());
+    assert!(other.nodes[2].refusals().contains_key("answer to nothing we asked"));
+}
+
+//= spec/overlay.md#51-behaviour
+#[test]
+fn a_request_signed_with_our_own_key_is_dropped() {
+    let mut ring = Ring::new(2);
+    ring.tell(1, address(0));
+    ring.run(seconds(3));
+    let own: Vec<Bytes> = ring
+        .sent
+        .iter()
+        .filter(|(from, _, bytes)| *from == address(1) && is(bytes, id::INTRODUCTION_REQUEST))
+        .map(|(_, _, bytes)| bytes.clone())
+        .collect();
+    for bytes in own {
+        ring.inject(address(9), address(1), bytes);
+    }
+    ring.run(seconds(1));
+    assert!(ring.nodes[1].refusals().contains_key("signed with our own key"));
+    assert!(ring.nodes[1].peers().iter().all(|peer| peer.key == ring.keys[0]));
+}
+
+//= spec/overlay.md#13-where-we-must-be-better-than-the-reference
+#[test]
+fn punctures_are_sent_for_peers_only_and_not_many() {
+    let mut ring = Ring::new(2);
+    ring.tell(0, address(1));
+    ring.run(seconds(2));
+    let request = PunctureRequest { walker_lan: address(70), walker_wan: address(71), identifier: 5 };
+    let packet: Bytes =
+        unsigned_packet(TRUSTCHAIN, id::PUNCTURE_REQUEST, 1, &request.encode(Style::Old)).into();
+    let punctures = |ring: &Ring| {
+        ring.sent
+            .iter()
+            .filter(|(from, to, bytes)| *from == address(0) && *to == address(71) && is(bytes, id::PUNCTURE))
+            .count()
+    };
+    ring.inject(address(60), address(0), packet.clone());
+    ring.run(seconds(1));
+    assert_eq!(punctures(&ring), 0);
+    for _ in 0..200 {
+        ring.inject(address(1), address(0), packet.clone());
+    }
+    ring.run(seconds(1));
+    assert!((1..=10).contains(&punctures(&ring)), "{}", punctures(&ring));
+}
+
+//= spec/overlay.md#7-peer-list-walking-timing
+#[test]
+fn a_silent_peer_is_pinged_and_then_dropped_and_a_living_one_stays() {
+    let mut ring = Ring::new(3);
+    ring.tell(0, address(1));
+    ring.tell(0, address(2));
+    ring.run(seconds(60));
+    assert!(ring.nodes[0].peers().iter().all(|peer| peer.rtt == Some(Duration::from_millis(40))));
+    ring.silence(1);
+    ring.run(seconds(120));
+    assert!(ring.events[0].contains(&OverlayEvent::PeerLost { key: ring.keys[1] }));
+    assert!(ring.knows(0, 2, TRUSTCHAIN) && !ring.knows(0, 1, TRUSTCHAIN));
+}
+
+//= spec/overlay.md#6-discoverycommunity
+#[test]
+fn a_peer_known_from_discovery_tells_its_other_communities() {
+    let mut ring = Ring::new(3);
+    // Node 1 knows 0 from discovery only when it asks; both hear of TrustChain by similarity.
+    ring.tell(0, address(1));
+    ring.run(seconds(4));
+    assert!(ring.knows(0, 1, DISCOVERY) && ring.knows(0, 1, TRUSTCHAIN));
+    assert!(ring.knows(1, 0, DISCOVERY) && ring.knows(1, 0, TRUSTCHAIN));
+}
+
+//= spec/overlay.md#7-peer-list-walking-timing
+#[test]
+fn a_bootstrap_server_introduces_and_never_becomes_a_peer() {
+    let mut ring = Ring::with(4, |index, mut config| {
+        if index != 0 {
+            config.bootstrap = vec![address(0)];
+        }
+        config
+    });
+    ring.run(seconds(60));
+    for node in 1..4 {
+        assert!(!ring.knows(node, 0, TRUSTCHAIN));
+        for other in 1..4 {
+            assert!(node == other || ring.knows(node, other, TRUSTCHAIN), "{node} does not know {other}");
+        }
+    }
+}
+
+//= spec/overlay.md#51-behaviour
+#[test]
+fn beyond_the_peer_limit_requests_are_dropped() {
+    let mut ring = Ring::with(9, |index, mut config| {
+        if index == 0 {
+            config.max_peers = 3;
+            config.target_peers = 3;
+        }
+        config
+    });
+    for node in 1..9 {
+        ring.tell(node, address(0));
+    }
+    ring.run(seconds(20));
+    let members = ring.nodes[0].peers().iter().filter(|peer| peer.communities.contains(&TRUSTCHAIN)).count();
+    assert_eq!(members, 4);
+    assert!(ring.nodes[0].refusals().contains_key("peer limit reached"));
+}
+
+//= spec/overlay.md#13-where-we-must-be-better-than-the-reference
+#[test]
+fn one_source_cannot_use_up_the_signature_checks_of_all() {
+    let mut ring = Ring::new(2);
+    let key = SecretKey::generate(&mut Rng::from_seed([78; 32]));
+    for time in 0..2_000 {
+        ring.inject(address(30), address(0), sign_packet(&key, TRUSTCHAIN, 2, time, b"x").into());
+    }
+    ring.tell(1, address(0));
+    ring.run(seconds(1));
+    assert!(ring.nodes[0].refusals().contains_key("no budget to check the signature"));
+    assert!(ring.knows(0, 1, TRUSTCHAIN));
+}
