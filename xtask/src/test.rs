@@ -206,7 +206,7 @@ fn deny(_: &Choice) -> Counts {
         Ok(program) => {
             let mut command = Command::new(program);
             command.current_dir(workspace::root());
-            command_passes(command.args(["--offline", "check", "bans", "licenses", "sources"]))
+            command_passes(command.args(["check", "bans", "licenses", "sources"]))
         }
         Err(reason) => {
             println!("SKIPPED deny: {reason}");

@@ -9,7 +9,7 @@ pub(crate) fn root() -> PathBuf {
     // Cargo says it at run time; the value of compile time may be that of another clone with a shared target folder.
     let xtask = env::var_os("CARGO_MANIFEST_DIR")
         .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
-    xtask.parent().map_or(xtask.clone(), Path::to_path_buf)
+    xtask.parent().map_or_else(|| xtask.clone(), Path::to_path_buf)
 }
 
 /// The folder for what the tests install: outside the work tree, shared by all clones of one user.
