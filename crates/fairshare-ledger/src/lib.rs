@@ -32,6 +32,7 @@ mod memory;
 mod output;
 mod store;
 pub mod transaction;
+mod validation;
 
 pub use block::{
     ANY, BLOCK_LEN_MAX, BlockError, BlockHash, BlockId, BlockType, Draft, GENESIS_HASH, HalfBlock,
@@ -44,3 +45,4 @@ pub use output::{
     Recipient, Source,
 };
 pub use store::{Batch, ChainStore, Entries, Record, RecordKind, StoreError};
+pub use validation::{Level, Rules, Validation, ValidationError, validate};

@@ -1,5 +1,9 @@
 //! `tribler_bandwidth`: the block type that settles bytes, with our optional keys.
 
+mod rules;
+
+pub(crate) use rules::check;
+
 use crate::block::HalfBlock;
 use crate::transaction::{self, TransactionError, Value};
 use bytes::Bytes;
