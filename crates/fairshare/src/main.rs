@@ -4,6 +4,7 @@ mod api;
 mod cli;
 mod config;
 mod create;
+mod demo;
 mod failure;
 mod folder;
 mod forms;
