@@ -1,0 +1,252 @@
+//! The reading side: [`ChainStore`] over one connection, with prepared statements and a cache of recent blocks.
+
+use super::recent::RecentBlocks;
+use super::{OpenError, h8};
+use fairshare_crypto::PublicKey;
+use fairshare_ledger::{
+    BlockHash, BlockType, ChainStore, ForkProof, GENESIS_HASH, HalfBlock, RecordKind, StoreError,
+};
+use rusqlite::{Connection, OptionalExtension, Params, Row};
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Interned keys that are remembered: about 100 bytes each.
+const CHAIN_IDS_MAX: usize = 50_000;
+/// Own blocks that are checked for their links at open: more than one session writes.
+const CHECKED_AT_OPEN: usize = 1_000;
+
+/// The ledger of one identity, for reading. Stays on the thread of its node.
+pub struct SqliteStore {
+    connection: Connection,
+    /// Rows of `chain` never change their number. Never iterated.
+    chains: RefCell<HashMap<PublicKey, i64>>,
+    recent: RefCell<RecentBlocks>,
+}
+
+impl SqliteStore {
+    pub(super) fn new(connection: Connection) -> Self {
+        Self { connection, chains: RefCell::default(), recent: RefCell::default() }
+    }
+
+    /// Whether the newest own blocks hang together: a store that lost some of them must not be signed on.
+    pub(super) fn check_chain(&self, owner: &PublicKey) -> Result<(), OpenError> {
+        let damaged = |error: StoreError| OpenError::Damaged(error.to_string());
+        let Some(newest) = self.newest(owner).map_err(damaged)? else { return Ok(()) };
+        let first = newest.sequence.saturating_sub(CHECKED_AT_OPEN as u32 - 1).max(1);
+        let blocks = self.range(owner, first, newest.sequence, CHECKED_AT_OPEN).map_err(damaged)?;
+        let mut previous = match first {
+            1 => Some(GENESIS_HASH),
+            // What comes before the checked part is not known here.
+            _ => None,
+        };
+        for (block, sequence) in blocks.iter().zip(first..) {
+            let hangs = previous.is_none_or(|hash| block.previous_hash == hash);
+            if block.sequence != sequence || !hangs || !block.verify() {
+                return Err(OpenError::Damaged(format!(
+                    "block {sequence} of the own chain is missing or wrong"
+                )));
+            }
+            previous = Some(block.hash());
+        }
+        Ok(())
+    }
+
+    /// The number of a chain; `None` if nothing is stored about this key.
+    fn chain(&self, owner: &PublicKey) -> Result<Option<i64>, StoreError> {
+        if let Some(id) = self.chains.borrow().get(owner) {
+            return Ok(Some(*id));
+        }
+        let id: Option<i64> =
+            self.row("SELECT id FROM chain WHERE pk = ?1", [owner.as_bytes().as_slice()], |row| row.get(0))?;
+        if let Some(id) = id {
+            let mut chains = self.chains.borrow_mut();
+            if chains.len() >= CHAIN_IDS_MAX {
+                chains.clear();
+            }
+            chains.insert(*owner, id);
+        }
+        Ok(id)
+    }
+
+    fn kind(&self, kind: &BlockType) -> Result<Option<i64>, StoreError> {
+        self.row("SELECT id FROM kind WHERE name = ?1", [kind.as_bytes()], |row| row.get(0))
+    }
+
+    fn row<T>(
+        &self,
+        sql: &str,
+        params: impl Params,
+        read: impl FnOnce(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> Result<Option<T>, StoreError> {
+        let mut statement = self.connection.prepare_cached(sql).map_err(unreadable)?;
+        statement.query_row(params, read).optional().map_err(unreadable)
+    }
+
+    fn rows<T>(
+        &self,
+        sql: &str,
+        params: impl Params,
+        read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> Result<Vec<T>, StoreError> {
+        let mut statement = self.connection.prepare_cached(sql).map_err(unreadable)?;
+        let rows = statement.query_map(params, read).map_err(unreadable)?;
+        rows.collect::<rusqlite::Result<Vec<T>>>().map_err(unreadable)
+    }
+
+    /// At most one block; `sql` selects `h8, data`.
+    fn block(&self, sql: &str, params: impl Params) -> Result<Option<Arc<HalfBlock>>, StoreError> {
+        self.row(sql, params, raw_block)?.map(parse_block).transpose()
+    }
+
+    /// Any number of blocks; `sql` selects `h8, data`.
+    fn blocks(&self, sql: &str, params: impl Params) -> Result<Vec<Arc<HalfBlock>>, StoreError> {
+        self.rows(sql, params, raw_block)?.into_iter().map(parse_block).collect()
+    }
+}
+
+impl ChainStore for SqliteStore {
+    fn get(&self, owner: &PublicKey, sequence: u32) -> Result<Option<Arc<HalfBlock>>, StoreError> {
+        if let Some(block) = self.recent.borrow_mut().get(owner, sequence) {
+            return Ok(Some(block));
+        }
+        let Some(chain) = self.chain(owner)? else { return Ok(None) };
+        let found =
+            self.block("SELECT h8, data FROM block WHERE chain = ?1 AND seq = ?2", (chain, sequence))?;
+        if let Some(block) = &found {
+            self.recent.borrow_mut().put(block.clone());
+        }
+        Ok(found)
+    }
+
+    fn newest(&self, owner: &PublicKey) -> Result<Option<Arc<HalfBlock>>, StoreError> {
+        let Some(chain) = self.chain(owner)? else { return Ok(None) };
+        self.block("SELECT h8, data FROM block WHERE chain = ?1 ORDER BY seq DESC LIMIT 1", [chain])
+    }
+
+    fn before(&self, owner: &PublicKey, sequence: u32) -> Result<Option<Arc<HalfBlock>>, StoreError> {
+        let Some(chain) = self.chain(owner)? else { return Ok(None) };
+        self.block(
+            "SELECT h8, data FROM block WHERE chain = ?1 AND seq < ?2 ORDER BY seq DESC LIMIT 1",
+            (chain, sequence),
+        )
+    }
+
+    fn after(&self, owner: &PublicKey, sequence: u32) -> Result<Option<Arc<HalfBlock>>, StoreError> {
+        let Some(chain) = self.chain(owner)? else { return Ok(None) };
+        self.block(
+            "SELECT h8, data FROM block WHERE chain = ?1 AND seq > ?2 ORDER BY seq LIMIT 1",
+            (chain, sequence),
+        )
+    }
+
+    fn links_to(&self, owner: &PublicKey, sequence: u32) -> Result<Vec<Arc<HalfBlock>>, StoreError> {
+        let Some(chain) = self.chain(owner)? else { return Ok(Vec::new()) };
+        // `link_seq > 0` is said again because the index holds agreements only.
+        self.blocks(
+            "SELECT h8, data FROM block WHERE link_chain = ?1 AND link_seq = ?2 AND link_seq > 0 ORDER BY id",
+            (chain, sequence),
+        )
+    }
+
+    fn range(
+        &self,
+        owner: &PublicKey,
+        from: u32,
+        to: u32,
+        limit: usize,
+    ) -> Result<Vec<Arc<HalfBlock>>, StoreError> {
+        let Some(chain) = self.chain(owner)? else { return Ok(Vec::new()) };
+        self.blocks(
+            "SELECT h8, data FROM block WHERE chain = ?1 AND seq BETWEEN ?2 AND ?3 ORDER BY seq LIMIT ?4",
+            (chain, from, to, sql_limit(limit)),
+        )
+    }
+
+    fn by_hash(&self, hash: &BlockHash) -> Result<Option<Arc<HalfBlock>>, StoreError> {
+        let candidates = self.blocks("SELECT h8, data FROM block WHERE h8 = ?1", [h8(hash)])?;
+        Ok(candidates.into_iter().find(|block| block.hash() == *hash))
+    }
+
+    fn newest_of_kind(
+        &self,
+        owner: &PublicKey,
+        kind: &BlockType,
+        below: Option<u32>,
+    ) -> Result<Option<Arc<HalfBlock>>, StoreError> {
+        let (Some(chain), Some(kind)) = (self.chain(owner)?, self.kind(kind)?) else { return Ok(None) };
+        let below = below.map_or(i64::MAX, i64::from);
+        self.block(
+            "SELECT h8, data FROM block WHERE chain = ?1 AND kind = ?2 AND seq < ?3 ORDER BY seq DESC LIMIT 1",
+            (chain, kind, below),
+        )
+    }
+
+    fn next_of_kind(
+        &self,
+        owner: &PublicKey,
+        kind: &BlockType,
+        above: u32,
+    ) -> Result<Option<Arc<HalfBlock>>, StoreError> {
+        let (Some(chain), Some(kind)) = (self.chain(owner)?, self.kind(kind)?) else { return Ok(None) };
+        self.block(
+            "SELECT h8, data FROM block WHERE chain = ?1 AND kind = ?2 AND seq > ?3 ORDER BY seq LIMIT 1",
+            (chain, kind, above),
+        )
+    }
+
+    fn proofs(&self) -> Result<Vec<ForkProof>, StoreError> {
+        let stored: Vec<Vec<u8>> = self.rows("SELECT data FROM proof ORDER BY id", [], |row| row.get(0))?;
+        let parse = |data: &Vec<u8>| {
+            ForkProof::parse(data)
+                .map_err(|error| StoreError::Damaged { what: format!("a fork proof: {error}") })
+        };
+        stored.iter().map(parse).collect()
+    }
+
+    fn recent(&self, limit: usize) -> Result<Vec<Arc<HalfBlock>>, StoreError> {
+        self.blocks("SELECT h8, data FROM block ORDER BY id DESC LIMIT ?1", [sql_limit(limit)])
+    }
+
+    fn block_count(&self) -> Result<u64, StoreError> {
+        // Blocks are never deleted, so their numbers have no gaps.
+        let newest: Option<i64> =
+            self.row("SELECT max(id) FROM block", [], |row| row.get::<_, Option<i64>>(0))?.flatten();
+        Ok(u64::try_from(newest.unwrap_or(0)).unwrap_or(0))
+    }
+
+    fn lowest_unknown(&self, owner: &PublicKey) -> Result<u32, StoreError> {
+        let Some(chain) = self.chain(owner)? else { return Ok(1) };
+        let prefix: u32 =
+            self.row("SELECT prefix FROM chain WHERE id = ?1", [chain], |row| row.get(0))?.unwrap_or(0);
+        Ok(prefix.saturating_add(1))
+    }
+
+    fn records(&self, kind: RecordKind) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+        self.rows("SELECT key, value FROM record WHERE kind = ?1 ORDER BY key", [kind.0], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })
+    }
+}
+
+fn raw_block(row: &Row<'_>) -> rusqlite::Result<(i64, Vec<u8>)> {
+    Ok((row.get(0)?, row.get(1)?))
+}
+
+/// The block in a row. The start of its hash lies beside it, so that changed bytes are seen.
+fn parse_block((stored, data): (i64, Vec<u8>)) -> Result<Arc<HalfBlock>, StoreError> {
+    let block = HalfBlock::parse(&data)
+        .map_err(|error| StoreError::Damaged { what: format!("a stored block: {error}") })?;
+    if h8(&block.hash()) != stored {
+        return Err(StoreError::Damaged { what: format!("block {} has changed", block.id()) });
+    }
+    Ok(Arc::new(block))
+}
+
+fn unreadable(error: rusqlite::Error) -> StoreError {
+    StoreError::Read { reason: error.to_string() }
+}
+
+fn sql_limit(limit: usize) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
+}
