@@ -128,6 +128,15 @@ impl ForkProof {
         short_id(self.kind.code(), &self.first.packed()[..], &self.second.packed()[..])
     }
 
+    /// The short id that the proof in this payload would have; checks nothing else.
+    pub fn short_id_of(payload: &[u8]) -> Option<[u8; 8]> {
+        let mut input = Reader::new(payload);
+        let code = input.u8().ok()?;
+        let (first, second) = (input.var16().ok()?, input.var16().ok()?);
+        input.end().ok()?;
+        Some(short_id(code, first, second))
+    }
+
     fn contradicts(&self) -> bool {
         let (a, b) = (&self.first, &self.second);
         if a.owner != b.owner || a.hash() == b.hash() {

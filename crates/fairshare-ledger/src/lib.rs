@@ -27,17 +27,22 @@
 
 pub mod bandwidth;
 mod block;
+mod crawl;
+mod engine;
 mod fork;
 mod memory;
 mod output;
 mod store;
 pub mod transaction;
 mod validation;
+pub mod wire;
 
 pub use block::{
     ANY, BLOCK_LEN_MAX, BlockError, BlockHash, BlockId, BlockType, Draft, GENESIS_HASH, HalfBlock,
     TIMESTAMP_MS_MAX,
 };
+pub use crawl::{CRAWL_BATCH, CrawlLimits, crawl, effective_range};
+pub use engine::Ledger;
 pub use fork::{ForkError, ForkKind, ForkProof, PROOFS_MAX};
 pub use memory::MemoryStore;
 pub use output::{

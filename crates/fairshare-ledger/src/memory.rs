@@ -15,7 +15,8 @@ type Found = Result<Option<Arc<HalfBlock>>, StoreError>;
 pub struct MemoryStore {
     chains: BTreeMap<PublicKey, Chain>,
     links: BTreeMap<(PublicKey, u32), Vec<Arc<HalfBlock>>>,
-    by_hash: BTreeMap<BlockHash, Arc<HalfBlock>>,
+    /// With the number of its arrival.
+    by_hash: BTreeMap<BlockHash, (u64, Arc<HalfBlock>)>,
     /// Blocks by the order in which they came.
     arrivals: BTreeMap<u64, BlockHash>,
     arrived: u64,
@@ -31,6 +32,16 @@ struct Chain {
     kinds: BTreeMap<BlockType, BTreeSet<u32>>,
     /// No number from 1 up to here is missing.
     complete_to: u32,
+}
+
+impl Chain {
+    fn remove(&mut self, block: &HalfBlock) {
+        self.blocks.remove(&block.sequence);
+        self.complete_to = self.complete_to.min(block.sequence.saturating_sub(1));
+        if let Some(numbers) = self.kinds.get_mut(&block.kind) {
+            numbers.remove(&block.sequence);
+        }
+    }
 }
 
 impl MemoryStore {
@@ -68,7 +79,7 @@ impl MemoryStore {
         self.chains.keys()
     }
 
-    fn insert(&mut self, block: &Arc<HalfBlock>) {
+    pub(crate) fn insert(&mut self, block: &Arc<HalfBlock>) {
         let chain = self.chains.entry(block.owner).or_default();
         if chain.blocks.contains_key(&block.sequence) {
             return;
@@ -83,9 +94,28 @@ impl MemoryStore {
             let links = self.links.entry((block.link_owner, block.link_sequence)).or_default();
             links.push(Arc::clone(block));
         }
-        self.by_hash.insert(block.hash(), Arc::clone(block));
         self.arrived += 1;
+        self.by_hash.insert(block.hash(), (self.arrived, Arc::clone(block)));
         self.arrivals.insert(self.arrived, block.hash());
+    }
+
+    /// Forgets a block: for what the engine holds only until the real store has it.
+    pub(crate) fn remove(&mut self, block: &HalfBlock) {
+        let Some((arrival, _)) = self.by_hash.remove(&block.hash()) else { return };
+        self.arrivals.remove(&arrival);
+        if let Some(chain) = self.chains.get_mut(&block.owner) {
+            chain.remove(block);
+            if chain.blocks.is_empty() {
+                self.chains.remove(&block.owner);
+            }
+        }
+        let link = (block.link_owner, block.link_sequence);
+        if let Some(links) = self.links.get_mut(&link) {
+            links.retain(|other| other.hash() != block.hash());
+            if links.is_empty() {
+                self.links.remove(&link);
+            }
+        }
     }
 
     fn insert_proof(&mut self, proof: &ForkProof) {
@@ -145,7 +175,7 @@ impl ChainStore for MemoryStore {
     }
 
     fn by_hash(&self, hash: &BlockHash) -> Found {
-        Ok(self.by_hash.get(hash).cloned())
+        Ok(self.by_hash.get(hash).map(|(_, block)| Arc::clone(block)))
     }
 
     fn newest_of_kind(&self, owner: &PublicKey, kind: &BlockType, below: Option<u32>) -> Found {
@@ -164,7 +194,7 @@ impl ChainStore for MemoryStore {
 
     fn recent(&self, limit: usize) -> Result<Vec<Arc<HalfBlock>>, StoreError> {
         let newest = self.arrivals.values().rev().take(limit);
-        Ok(newest.filter_map(|hash| self.by_hash.get(hash)).cloned().collect())
+        Ok(newest.filter_map(|hash| self.by_hash.get(hash)).map(|(_, block)| Arc::clone(block)).collect())
     }
 
     fn block_count(&self) -> Result<u64, StoreError> {

@@ -1,0 +1,128 @@
+//! The store with what is signed or accepted but not on disk yet.
+
+use crate::block::{BlockHash, BlockType, HalfBlock};
+use crate::fork::ForkProof;
+use crate::memory::MemoryStore;
+use crate::store::{ChainStore, Entries, RecordKind, StoreError};
+use fairshare_crypto::PublicKey;
+use std::sync::Arc;
+
+type Found = Result<Option<Arc<HalfBlock>>, StoreError>;
+
+/// Numbers looked at to find the end of blocks that are partly on disk and partly not. Beyond it the answer may be
+/// a number that is known, which costs a question too much.
+const STEPS_MAX: u32 = 1000;
+
+/// Reads `pending` first, then `store`.
+pub(super) struct View<'a, S> {
+    pub(super) pending: &'a MemoryStore,
+    pub(super) store: &'a S,
+}
+
+impl<S: ChainStore> ChainStore for View<'_, S> {
+    fn get(&self, owner: &PublicKey, sequence: u32) -> Found {
+        match self.pending.get(owner, sequence)? {
+            Some(block) => Ok(Some(block)),
+            None => self.store.get(owner, sequence),
+        }
+    }
+
+    fn newest(&self, owner: &PublicKey) -> Found {
+        Ok(higher(self.pending.newest(owner)?, self.store.newest(owner)?))
+    }
+
+    fn before(&self, owner: &PublicKey, sequence: u32) -> Found {
+        Ok(higher(self.pending.before(owner, sequence)?, self.store.before(owner, sequence)?))
+    }
+
+    fn after(&self, owner: &PublicKey, sequence: u32) -> Found {
+        Ok(lower(self.pending.after(owner, sequence)?, self.store.after(owner, sequence)?))
+    }
+
+    fn links_to(&self, owner: &PublicKey, sequence: u32) -> Result<Vec<Arc<HalfBlock>>, StoreError> {
+        let mut found = self.store.links_to(owner, sequence)?;
+        for block in self.pending.links_to(owner, sequence)? {
+            if !found.contains(&block) {
+                found.push(block);
+            }
+        }
+        Ok(found)
+    }
+
+    fn range(
+        &self,
+        owner: &PublicKey,
+        from: u32,
+        to: u32,
+        limit: usize,
+    ) -> Result<Vec<Arc<HalfBlock>>, StoreError> {
+        let mut found = self.store.range(owner, from, to, limit)?;
+        let pending = self.pending.range(owner, from, to, limit)?;
+        if !pending.is_empty() {
+            found.extend(pending);
+            found.sort_by_key(|block| block.sequence);
+            found.dedup_by_key(|block| block.sequence);
+            found.truncate(limit);
+        }
+        Ok(found)
+    }
+
+    fn by_hash(&self, hash: &BlockHash) -> Found {
+        match self.pending.by_hash(hash)? {
+            Some(block) => Ok(Some(block)),
+            None => self.store.by_hash(hash),
+        }
+    }
+
+    fn newest_of_kind(&self, owner: &PublicKey, kind: &BlockType, below: Option<u32>) -> Found {
+        let pending = self.pending.newest_of_kind(owner, kind, below)?;
+        Ok(higher(pending, self.store.newest_of_kind(owner, kind, below)?))
+    }
+
+    fn next_of_kind(&self, owner: &PublicKey, kind: &BlockType, above: u32) -> Found {
+        let pending = self.pending.next_of_kind(owner, kind, above)?;
+        Ok(lower(pending, self.store.next_of_kind(owner, kind, above)?))
+    }
+
+    fn proofs(&self) -> Result<Vec<ForkProof>, StoreError> {
+        self.store.proofs()
+    }
+
+    fn recent(&self, limit: usize) -> Result<Vec<Arc<HalfBlock>>, StoreError> {
+        let mut found = self.pending.recent(limit)?;
+        for block in self.store.recent(limit)? {
+            if !found.contains(&block) {
+                found.push(block);
+            }
+        }
+        found.truncate(limit);
+        Ok(found)
+    }
+
+    fn block_count(&self) -> Result<u64, StoreError> {
+        Ok(self.store.block_count()?.saturating_add(self.pending.block_count()?))
+    }
+
+    fn lowest_unknown(&self, owner: &PublicKey) -> Result<u32, StoreError> {
+        let mut number = self.store.lowest_unknown(owner)?;
+        for _ in 0..STEPS_MAX {
+            match number.checked_add(1) {
+                Some(next) if self.get(owner, number)?.is_some() => number = next,
+                _ => break,
+            }
+        }
+        Ok(number)
+    }
+
+    fn records(&self, kind: RecordKind) -> Result<Entries, StoreError> {
+        self.store.records(kind)
+    }
+}
+
+fn higher(one: Option<Arc<HalfBlock>>, other: Option<Arc<HalfBlock>>) -> Option<Arc<HalfBlock>> {
+    one.into_iter().chain(other).max_by_key(|block| block.sequence)
+}
+
+fn lower(one: Option<Arc<HalfBlock>>, other: Option<Arc<HalfBlock>>) -> Option<Arc<HalfBlock>> {
+    one.into_iter().chain(other).min_by_key(|block| block.sequence)
+}
