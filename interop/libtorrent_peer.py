@@ -109,7 +109,7 @@ def run(arguments):
     handle.flush_cache()
     handle.pause()
     ses.pause()
-    time.sleep(0.2)
+    time.sleep(arguments.linger)
     return good
 
 
@@ -123,6 +123,7 @@ def main():
     parser.add_argument("--listen", default="127.0.0.1:0")
     parser.add_argument("--peer", action="append", default=[])
     parser.add_argument("--timeout", type=float, default=300.0)
+    parser.add_argument("--linger", type=float, default=0.2, help="seconds a getter lives on after it finished")
     arguments = parser.parse_args()
     if arguments.do == "create":
         create(arguments)

@@ -1,5 +1,9 @@
 //! `bench NAME`: figures and ratios of one run on this machine. Ratios compare; absolute figures do not travel.
 
+mod first_light;
+mod peer;
+mod tracker;
+
 use crate::arguments::Arguments;
 
 /// The task.
@@ -7,6 +11,8 @@ pub(crate) fn run(mut arguments: Arguments) -> Result<bool, String> {
     let json = arguments.switch("--json");
     let name = arguments.word().ok_or("bench needs a name: first-light")?;
     arguments.finish()?;
-    let _ = json;
-    Err(format!("no bench is called {name}; there is first-light"))
+    match name.as_str() {
+        "first-light" => first_light::run(json),
+        other => Err(format!("no bench is called {other}; there is first-light")),
+    }
 }

@@ -2,6 +2,7 @@
 //! described in `tests/vectors/README.md`.
 
 mod keys;
+mod ledger;
 
 use crate::arguments::Arguments;
 use crate::counts::Counts;
@@ -13,14 +14,14 @@ use std::path::{Path, PathBuf};
 /// What became of each case of a file, in order.
 type Cases = Vec<Result<(), String>>;
 
-/// Who checks a file: `None` when the name is not theirs.
-type Check = fn(&str, &Value) -> Option<Cases>;
+/// Who checks a file of a folder: `None` when the name is not theirs.
+type Check = fn(&str, &Value, &Path) -> Option<Cases>;
 
 /// The parts that are built.
-const CHECKS: [Check; 1] = [keys::check];
+const CHECKS: [Check; 2] = [|name, file, _| keys::check(name, file), ledger::check];
 
 /// Vector files whose part is not built yet: named, and counted neither way.
-const NOT_BUILT: [&str; 15] = [
+const NOT_BUILT: [&str; 14] = [
     "addresses.json",
     "bandwidth_tx.json",
     "dht_ipv8_2.3.json",
@@ -33,7 +34,6 @@ const NOT_BUILT: [&str; 15] = [
     "trust.json",
     "trust_graph_pgp.bin",
     "trust_pgp.json",
-    "trustchain_crawl.json",
     "tunnels.json",
     "wallets.json",
 ];
@@ -89,7 +89,8 @@ fn read(name: &str, path: &Path) -> Result<Cases, String> {
     // Names are looked at first, so that an unknown file is called unknown and not malformed.
     let value = if name.ends_with(".json") { serde_json::from_slice(&text) } else { Ok(Value::Null) };
     let value = value.map_err(|error| format!("not readable as JSON: {error}"))?;
-    CHECKS.iter().find_map(|check| check(name, &value)).ok_or_else(|| "unknown file name".to_owned())
+    let folder = path.parent().unwrap_or(path);
+    CHECKS.iter().find_map(|check| check(name, &value, folder)).ok_or_else(|| "unknown file name".to_owned())
 }
 
 fn report(name: &str, cases: &Cases) -> Counts {
