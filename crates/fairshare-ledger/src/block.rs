@@ -14,7 +14,8 @@ use thiserror::Error;
 pub const ANY: PublicKey = PublicKey::from_bytes([b'0'; KEY_LEN]);
 /// The previous hash of block 1.
 pub const GENESIS_HASH: BlockHash = BlockHash([b'0'; 32]);
-/// The latest timestamp that living peers can store: they keep it as a signed number.
+/// The latest timestamp that living peers can store: they keep it as a signed number. A block with a later one can
+/// be read, but no ledger takes it.
 pub const TIMESTAMP_MS_MAX: u64 = i64::MAX as u64;
 /// The longest half block we read: what fits the payload of one UDP datagram.
 pub const BLOCK_LEN_MAX: usize = 65_507;
@@ -84,9 +85,6 @@ pub enum BlockError {
     /// A field is cut off, or bytes follow.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// The timestamp is one that living peers cannot store.
-    #[error("timestamp {0} does not fit 63 bits")]
-    Timestamp(u64),
     /// The block is longer than any datagram.
     #[error("a half block of {0} bytes is longer than a datagram")]
     TooLong(usize),
@@ -201,9 +199,6 @@ impl HalfBlock {
         let kind = BlockType(packed.slice_ref(input.var32()?));
         let transaction = packed.slice_ref(input.var32()?);
         let timestamp_ms = input.u64()?;
-        if timestamp_ms > TIMESTAMP_MS_MAX {
-            return Err(BlockError::Timestamp(timestamp_ms));
-        }
         let hash = BlockHash(sha256(&packed));
         Ok(Self {
             owner,
@@ -255,6 +250,11 @@ impl HalfBlock {
     /// Whether anyone may agree to it.
     pub fn is_source(&self) -> bool {
         self.link_owner == ANY
+    }
+
+    /// Whether it is the first of its chain and says so.
+    pub fn is_genesis(&self) -> bool {
+        self.sequence == 1 && self.previous_hash == GENESIS_HASH
     }
 
     /// Owner and number.

@@ -223,7 +223,7 @@ impl Neighbours {
 }
 
 fn level(block: &HalfBlock, previous: Option<&HalfBlock>, next: Option<&HalfBlock>) -> Level {
-    let genesis = block.sequence == 1 && block.previous_hash == GENESIS_HASH;
+    let genesis = block.is_genesis();
     let gap_before = !previous.is_some_and(|previous| precedes(previous, block));
     let gap_after = !next.is_some_and(|next| precedes(block, next));
     match (previous.is_some(), next.is_some()) {

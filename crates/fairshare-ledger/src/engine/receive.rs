@@ -4,7 +4,7 @@ use super::Ledger;
 use super::journal::PENDING_MAX;
 use super::sources::Share;
 use crate::bandwidth::Bandwidth;
-use crate::block::{BlockType, HalfBlock};
+use crate::block::{BlockType, HalfBlock, TIMESTAMP_MS_MAX};
 use crate::fork::ForkKind;
 use crate::output::{DeclineReason, LedgerCommunity, LedgerEvent, MessageError, Source};
 use crate::store::{ChainStore, StoreError};
@@ -207,6 +207,8 @@ impl<S: ChainStore> Ledger<S> {
             Some("all sources send too many blocks")
         } else if self.pending.block_count().is_ok_and(|count| count >= PENDING_MAX) {
             Some("store is too slow")
+        } else if block.timestamp_ms > TIMESTAMP_MS_MAX {
+            Some("timestamp does not fit 63 bits")
         } else if transaction::decode(&block.transaction).is_err() {
             Some("transaction cannot be decoded")
         } else {
