@@ -9,6 +9,8 @@ mod folder;
 mod layout;
 mod open_files;
 mod resume;
+#[cfg(test)]
+mod tests;
 mod torrent;
 
 use crate::Answer;

@@ -1,0 +1,95 @@
+//! A full disk under the ledger: a clear reason, nothing of the batch on disk, and work goes on when there is room.
+
+use bytes::Bytes;
+use fairshare_crypto::{Rng, SecretKey};
+use fairshare_host::store::{Report, ledger_path, open_store};
+use fairshare_ledger::{
+    ANY, Batch, BlockHash, BlockType, ChainStore, Draft, GENESIS_HASH, HalfBlock, Record, RecordKind,
+};
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+/// Set in the process that runs inside its own mount namespace: the small disk.
+const SMALL_DISK: &str = "FAIRSHARE_TEST_SMALL_DISK";
+const TEST: &str = "a_full_disk_refuses_the_batch_in_words_and_whole";
+const PATIENCE: Duration = Duration::from_secs(20);
+
+#[test]
+fn a_full_disk_refuses_the_batch_in_words_and_whole() {
+    if let Some(dir) = std::env::var_os(SMALL_DISK) {
+        return on_a_small_disk(Path::new(&dir));
+    }
+    let dir = tempfile::tempdir().expect("temporary folder");
+    let script = "mount -t tmpfs -o size=1m none \"$1\" || exit 77; exec \"$2\" \"$3\" --exact --nocapture";
+    let status = Command::new("unshare")
+        .args(["-m", "sh", "-c", script, "sh"])
+        .args([dir.path().as_os_str(), std::env::current_exe().expect("a running test").as_os_str()])
+        .arg(TEST)
+        .env(SMALL_DISK, dir.path())
+        .status();
+    let is_root = std::fs::read_to_string("/proc/self/status")
+        .is_ok_and(|text| text.lines().any(|line| line.starts_with("Uid:\t0\t0\t")));
+    match status.map(|status| status.code()) {
+        Ok(Some(0)) => {}
+        _ if !is_root => eprintln!("SKIPPED {TEST}: mounting needs root"),
+        other => panic!("inside the small disk: {other:?}"),
+    }
+}
+
+fn batch(key: &SecretKey, sequence: u32, previous_hash: BlockHash) -> Batch {
+    let draft = Draft {
+        sequence,
+        link_owner: ANY,
+        link_sequence: 0,
+        previous_hash,
+        kind: BlockType::from("test"),
+        transaction: Bytes::from(vec![sequence as u8; 20_000]),
+        timestamp_ms: 0,
+    };
+    let record =
+        Record { kind: RecordKind(1), key: b"last".to_vec(), value: Some(sequence.to_be_bytes().to_vec()) };
+    let block = Arc::new(HalfBlock::sign(key, draft));
+    Batch { blocks: vec![block], records: vec![record], urgent: true, ..Batch::default() }
+}
+
+fn on_a_small_disk(dir: &Path) {
+    let key = SecretKey::generate(&mut Rng::from_seed([6; 32]));
+    let me = key.public();
+    let ballast = dir.join("ballast");
+    std::fs::write(&ballast, vec![0; 400_000]).expect("room");
+    let (sender, reports) = channel();
+    let report = move |report| sender.send(report).expect("the test listens");
+    let (store, writer) = open_store(&ledger_path(dir), &me, report).expect("room");
+    let (mut sequence, mut previous) = (0, GENESIS_HASH);
+    let refused = loop {
+        let next = batch(&key, sequence + 1, previous);
+        writer.write(u64::from(sequence + 1), next.clone());
+        match reports.recv_timeout(PATIENCE).expect("a report") {
+            Report::Persisted(_) => (sequence, previous) = (sequence + 1, next.blocks[0].hash()),
+            Report::Failed { ticket, reason } => {
+                assert_eq!(ticket, u64::from(sequence + 1));
+                assert!(reason.starts_with("no space left on the disk that holds "), "{reason}");
+                break next;
+            }
+        }
+        assert!(sequence < 1_000, "the disk never fills");
+    };
+    assert!(sequence > 0);
+    let holds = |store: &fairshare_host::SqliteStore, last: u32| {
+        assert_eq!(store.newest(&me).expect("readable").map(|block| block.sequence), Some(last));
+        let noted = store.records(RecordKind(1)).expect("readable");
+        assert_eq!(noted, [(b"last".to_vec(), last.to_be_bytes().to_vec())], "nothing by half");
+    };
+    holds(&store, sequence);
+    std::fs::remove_file(&ballast).expect("ours");
+    writer.write(7, refused);
+    assert_eq!(reports.recv_timeout(PATIENCE), Ok(Report::Persisted(vec![7])));
+    holds(&store, sequence + 1);
+    writer.abandon();
+    drop(store);
+    let (store, _writer) = open_store(&ledger_path(dir), &me, |_| {}).expect("sound");
+    holds(&store, sequence + 1);
+}
