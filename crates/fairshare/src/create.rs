@@ -5,6 +5,8 @@ use crate::failure::{Failure, Outcome};
 use crate::folder::write_whole;
 use crate::{print, show};
 use fairshare_crypto::sha1;
+use fairshare_swarm::Metainfo;
+use fairshare_swarm::metainfo::{BuildError, SourceFile, TorrentBuilder};
 use serde_json::json;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -15,26 +17,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 //= spec/swarm.md#12-bittorrent-v2-and-hybrid-bep-52
 const PIECE_MIN: u64 = 16 << 10;
 const PIECE_MAX: u64 = 16 << 20;
-/// A piece chosen by us has at least this size; smaller ones cost more messages than they save.
-const PIECE_CHOSEN_MIN: u64 = 64 << 10;
-/// The number of pieces that a chosen size aims at, at the most.
-const PIECES_WANTED: u64 = 2_000;
 /// As many files as a torrent may have.
 //= spec/swarm.md#31-hard-limits-against-hostile-peers-all-configurable-these-are-defaults
 const FILES_MAX: usize = 1_000_000;
-
-/// A torrent that was made.
-#[derive(Debug)]
-pub(crate) struct Created {
-    /// The bytes of the .torrent file.
-    pub(crate) torrent: Vec<u8>,
-    /// SHA-1 of its info dictionary.
-    pub(crate) infohash: [u8; 20],
-    /// Bytes of all files.
-    pub(crate) total: u64,
-    /// Bytes of a piece.
-    pub(crate) piece: u64,
-}
 
 /// Runs the command.
 pub(crate) fn run(args: &cli::Create) -> Outcome {
@@ -44,47 +29,46 @@ pub(crate) fn run(args: &cli::Create) -> Outcome {
         return Err(Failure::failed("exists", format!("{} exists already", out.display()))
             .hint("move it away, or name another file with --out"));
     }
-    let created = torrent_of(&args.path, args.piece_size, &args.tracker)?;
-    write_whole(&out, &created.torrent, 0o644)?;
-    let hash = hex::encode(created.infohash);
-    let pieces = created.total.div_ceil(created.piece);
+    let made = torrent_of(&args.path, args.piece_size, &args.tracker)?;
+    write_whole(&out, &made.to_torrent(), 0o644)?;
+    let (hash, total) = (made.info_hash().to_string(), made.total_len());
     let json = json!({
-        "file": out, "name": name, "infohash": hash, "pieces": pieces,
-        "piece_bytes": created.piece.to_string(), "total_bytes": created.total.to_string(),
+        "file": out, "name": name, "infohash": hash, "pieces": made.piece_count(),
+        "piece_bytes": made.piece_len().to_string(), "total_bytes": total.to_string(),
         "magnet": format!("magnet:?xt=urn:btih:{hash}"),
     });
     print::one(args.json, &json, || {
-        format!("{}: {} in {pieces} pieces, {hash}", out.display(), show::bytes(created.total))
+        format!("{}: {} in {} pieces, {hash}", out.display(), show::bytes(total), made.piece_count())
     });
     Ok(())
 }
 
-/// Makes the torrent of a file or folder.
-pub(crate) fn torrent_of(path: &Path, piece: Option<u64>, trackers: &[String]) -> Outcome<Created> {
+/// Makes the torrent of a file or folder. Each tracker is a tier of its own.
+pub(crate) fn torrent_of(path: &Path, piece: Option<u64>, trackers: &[String]) -> Outcome<Metainfo> {
     let name = name_of(path)?;
     let content = Content::find(path)?;
-    if content.total == 0 {
-        return Err(Failure::failed("empty", format!("{} holds no bytes", path.display())));
+    let mut builder = content.builder(&name).map_err(|error| unfit(path, &error))?;
+    if let Some(piece) = piece {
+        let fits = piece.is_power_of_two() && (PIECE_MIN..=PIECE_MAX).contains(&piece);
+        let piece = u32::try_from(piece).ok().filter(|_| fits).ok_or_else(|| {
+            Failure::bad_use("piece-size", "a piece has a power of two from 16 KiB to 16 MiB")
+        })?;
+        builder = builder.piece_len(piece);
     }
-    let piece = piece.unwrap_or_else(|| chosen_piece(content.total));
-    if !piece.is_power_of_two() || !(PIECE_MIN..=PIECE_MAX).contains(&piece) {
-        return Err(Failure::bad_use("piece-size", "a piece has a power of two from 16 KiB to 16 MiB"));
-    }
-    let hashes = content.hash(piece)?;
-    let info = info(&name, &content, piece, &hashes);
-    let torrent = whole(&info, trackers);
-    Ok(Created { torrent, infohash: sha1(&info), total: content.total, piece })
+    let hashes = content.hash(u64::from(builder.chosen_piece_len()))?;
+    hashes.into_iter().for_each(|hash| builder.push_hash(hash));
+    let tiers = trackers.iter().map(|tracker| vec![tracker.clone()]).collect();
+    builder.trackers(tiers).finish().map_err(|error| unfit(path, &error))
+}
+
+fn unfit(path: &Path, error: &BuildError) -> Failure {
+    Failure::failed("content", format!("{} makes no torrent: {error}", path.display()))
 }
 
 fn name_of(path: &Path) -> Outcome<String> {
     let full = path.canonicalize().map_err(|error| Failure::io(path, &error))?;
     let name = full.file_name().and_then(|name| name.to_str()).map(str::to_owned);
     name.ok_or_else(|| Failure::bad_use("name", format!("{} has no name in UTF-8", path.display())))
-}
-
-/// The power of two that gives at most [`PIECES_WANTED`] pieces.
-fn chosen_piece(total: u64) -> u64 {
-    total.div_ceil(PIECES_WANTED).next_power_of_two().clamp(PIECE_CHOSEN_MIN, PIECE_MAX)
 }
 
 /// The files in the order of the torrent.
@@ -108,8 +92,19 @@ impl Content {
         Ok(Self { files, folder: meta.is_dir(), total })
     }
 
+    fn builder(&self, name: &str) -> Result<TorrentBuilder, BuildError> {
+        if !self.folder {
+            return TorrentBuilder::file(name, self.total);
+        }
+        let file = |(path, _, length): &(Vec<String>, PathBuf, u64)| SourceFile {
+            path: path.clone(),
+            length: *length,
+        };
+        TorrentBuilder::folder(name, self.files.iter().map(file).collect())
+    }
+
     /// SHA-1 of every piece: each thread takes the next piece that nobody took.
-    fn hash(&self, piece: u64) -> Outcome<Vec<u8>> {
+    fn hash(&self, piece: u64) -> Outcome<Vec<[u8; 20]>> {
         let opened: Vec<File> = self
             .files
             .iter()
@@ -127,7 +122,7 @@ impl Content {
         for part in parts {
             part?.into_iter().for_each(|(index, hash): (usize, _)| hashes[index] = hash);
         }
-        Ok(hashes.concat())
+        Ok(hashes)
     }
 
     fn hash_some(&self, files: &[File], piece: u64, next: &AtomicUsize) -> Outcome<Vec<(usize, [u8; 20])>> {
@@ -198,70 +193,6 @@ fn walk(folder: &Path, parts: &mut Vec<String>, files: &mut Vec<(Vec<String>, Pa
     Ok(())
 }
 
-/// The info dictionary, keys in their sorted order.
-//= spec/swarm.md#1-identifiers
-fn info(name: &str, content: &Content, piece: u64, hashes: &[u8]) -> Vec<u8> {
-    let mut out = b"d".to_vec();
-    if content.folder {
-        text(&mut out, b"files");
-        out.push(b'l');
-        for (parts, _, len) in &content.files {
-            out.push(b'd');
-            text(&mut out, b"length");
-            number(&mut out, *len);
-            text(&mut out, b"path");
-            out.push(b'l');
-            parts.iter().for_each(|part| text(&mut out, part.as_bytes()));
-            out.extend(b"ee");
-        }
-        out.push(b'e');
-    } else {
-        text(&mut out, b"length");
-        number(&mut out, content.total);
-    }
-    text(&mut out, b"name");
-    text(&mut out, name.as_bytes());
-    text(&mut out, b"piece length");
-    number(&mut out, piece);
-    text(&mut out, b"pieces");
-    text(&mut out, hashes);
-    out.push(b'e');
-    out
-}
-
-/// The whole file: trackers, each in a tier of its own, around the info dictionary.
-//= spec/swarm.md#10-discovery
-fn whole(info: &[u8], trackers: &[String]) -> Vec<u8> {
-    let mut out = b"d".to_vec();
-    if let [first, rest @ ..] = trackers {
-        text(&mut out, b"announce");
-        text(&mut out, first.as_bytes());
-        if !rest.is_empty() {
-            text(&mut out, b"announce-list");
-            out.push(b'l');
-            for tracker in trackers {
-                out.push(b'l');
-                text(&mut out, tracker.as_bytes());
-                out.push(b'e');
-            }
-            out.push(b'e');
-        }
-    }
-    text(&mut out, b"info");
-    out.extend(info);
-    out.push(b'e');
-    out
-}
-
-fn text(out: &mut Vec<u8>, bytes: &[u8]) {
-    out.extend(format!("{}:", bytes.len()).as_bytes());
-    out.extend(bytes);
-}
-
-fn number(out: &mut Vec<u8>, value: u64) {
-    out.extend(format!("i{value}e").as_bytes());
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -272,43 +203,36 @@ mod tests {
         let path = dir.path().join("data.bin");
         let bytes: Vec<u8> = (0..40_000u32).map(|at| (at % 251) as u8).collect();
         std::fs::write(&path, &bytes).expect("written");
-        let created = torrent_of(&path, Some(16_384), &["http://t/a".to_owned()]).expect("made");
+        let made = torrent_of(&path, Some(16_384), &["http://t/a".to_owned()]).expect("made");
         let mut info = b"d6:lengthi40000e4:name8:data.bin12:piece lengthi16384e6:pieces60:".to_vec();
         bytes.chunks(16_384).for_each(|piece| info.extend(sha1(piece)));
         info.push(b'e');
-        let mut whole = b"d8:announce10:http://t/a4:info".to_vec();
-        whole.extend(&info);
-        whole.push(b'e');
-        assert_eq!(created.torrent, whole);
-        assert_eq!(created.infohash, sha1(&info));
+        assert_eq!(made.info().as_ref(), info);
+        assert_eq!(made.trackers(), [["http://t/a".to_owned()]]);
+        assert_eq!(
+            Metainfo::from_torrent(&made.to_torrent()).expect("own bytes").info_hash(),
+            made.info_hash()
+        );
     }
 
     #[test]
-    fn pieces_run_over_the_borders_of_files_in_sorted_order() {
+    fn pieces_run_over_the_borders_of_files_and_links_are_not_followed() {
         let dir = tempfile::tempdir().expect("temporary folder");
         let root = dir.path().join("album");
         std::fs::create_dir_all(root.join("b")).expect("folder");
         std::fs::write(root.join("z"), vec![3; 5_000]).expect("written");
         std::fs::write(root.join("a"), vec![1; 10_000]).expect("written");
         std::fs::write(root.join("b/c"), vec![2; 10_000]).expect("written");
-        std::fs::write(root.join("empty"), b"").expect("written");
         std::os::unix::fs::symlink(root.join("a"), root.join("link")).expect("linked");
-        let created = torrent_of(&root, Some(16_384), &[]).expect("made");
+        let made = torrent_of(&root, Some(16_384), &[]).expect("made");
         let all: Vec<u8> = [vec![1; 10_000], vec![2; 10_000], vec![3; 5_000]].concat();
-        let text = String::from_utf8_lossy(&created.torrent).into_owned();
-        assert!(text.starts_with(
-            "d4:infod5:filesld6:lengthi10000e4:pathl1:aeed6:lengthi10000e4:pathl1:b1:ceed6:lengthi0e4:pathl5:emptyeed"
-        ));
-        assert!(!text.contains("link"));
-        let hashes: Vec<u8> = all.chunks(16_384).flat_map(sha1).collect();
-        assert!(created.torrent.windows(40).any(|window| window == hashes));
-    }
-
-    #[test]
-    fn a_chosen_piece_keeps_their_number_below_two_thousand() {
-        assert_eq!(chosen_piece(1), 64 << 10);
-        assert_eq!(chosen_piece(1 << 30), 1 << 20);
-        assert_eq!(chosen_piece(1 << 50), 16 << 20);
+        assert_eq!(
+            made.files().iter().map(|file| file.path.join("/")).collect::<Vec<_>>(),
+            ["a", "b/c", "z"]
+        );
+        let wanted: Vec<_> = all.chunks(16_384).map(sha1).collect();
+        let hashes: Vec<_> = (0..made.piece_count()).filter_map(|piece| made.piece_hash(piece)).collect();
+        assert_eq!(hashes, wanted);
     }
 
     #[test]
@@ -316,7 +240,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("temporary folder");
         let path = dir.path().join("data");
         std::fs::write(&path, b"").expect("written");
-        assert_eq!(torrent_of(&path, None, &[]).expect_err("empty").code, "empty");
+        assert_eq!(torrent_of(&path, None, &[]).expect_err("empty").code, "content");
         std::fs::write(&path, b"x").expect("written");
         assert_eq!(torrent_of(&path, Some(20_000), &[]).expect_err("odd").code, "piece-size");
         assert_eq!(torrent_of(&dir.path().join("no"), None, &[]).expect_err("absent").code, "io");

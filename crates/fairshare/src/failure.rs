@@ -1,5 +1,6 @@
 //! How the binary fails: what happened, why, what to do, and one of four exit codes.
 
+use std::borrow::Cow;
 use std::fmt;
 
 /// Exit codes of every command.
@@ -20,7 +21,7 @@ pub(crate) struct Failure {
     /// The exit code of the process.
     pub(crate) exit: Exit,
     /// A stable word for programs.
-    pub(crate) code: &'static str,
+    pub(crate) code: Cow<'static, str>,
     /// What happened, and why.
     pub(crate) what: String,
     /// What to do about it.
@@ -31,8 +32,8 @@ pub(crate) struct Failure {
 pub(crate) type Outcome<T = ()> = Result<T, Failure>;
 
 impl Failure {
-    pub(crate) fn new(exit: Exit, code: &'static str, what: impl Into<String>) -> Self {
-        Self { exit, code, what: what.into(), hint: None }
+    pub(crate) fn new(exit: Exit, code: impl Into<Cow<'static, str>>, what: impl Into<String>) -> Self {
+        Self { exit, code: code.into(), what: what.into(), hint: None }
     }
 
     /// Something went wrong while doing what was asked.

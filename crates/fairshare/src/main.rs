@@ -9,7 +9,9 @@ mod failure;
 mod folder;
 mod forms;
 mod print;
+mod process;
 mod show;
 mod transaction;
+mod wanted;
 
 fn main() {}

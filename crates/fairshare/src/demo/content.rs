@@ -1,10 +1,11 @@
 //! The real files of the demo: random bytes from the seed, or the user's own files filled up with random bytes to
 //! the sizes of the plan, so that the story stays under the policy whatever is shared.
 
-use crate::create::{self, Created};
+use crate::create;
 use crate::demo::scenario::{Actor, Role};
 use crate::failure::{Failure, Outcome};
 use fairshare_crypto::{Rng, Sha1Stream};
+use fairshare_swarm::Metainfo;
 use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -17,7 +18,7 @@ const BUFFER: usize = 1 << 20;
 #[derive(Debug)]
 pub(crate) struct Share {
     /// The torrent of it.
-    pub(crate) created: Created,
+    pub(crate) torrent: Metainfo,
     /// Files inside, relative to the folder that holds the share, with the SHA-1 of each.
     pub(crate) files: Vec<(PathBuf, [u8; 20])>,
 }
@@ -60,7 +61,7 @@ fn share(root: &Path, name: &str, size: u64, mut rng: Rng, parcel: &[(PathBuf, u
         }
         root.join(folder)
     };
-    Ok(Share { created: create::torrent_of(&path, Some(PIECE), &[])?, files })
+    Ok(Share { torrent: create::torrent_of(&path, Some(PIECE), &[])?, files })
 }
 
 /// Deals the user's files to the honest nodes, each into the first share that has room. What fits nowhere stays out.
@@ -160,7 +161,7 @@ mod tests {
             let shares = super::make(dir.path(), &small(), &Rng::from_seed([seed; 32]), None).expect("made");
             let path = dir.path().join("anna/share").join(&shares[0].files[0].0);
             assert_eq!(hash_of(&path).expect("read"), shares[0].files[0].1);
-            shares.iter().map(|share| share.created.infohash).collect::<Vec<_>>()
+            shares.iter().map(|share| share.torrent.info_hash()).collect::<Vec<_>>()
         };
         assert_eq!(make(1), make(1));
         assert_ne!(make(1), make(2));
@@ -175,7 +176,7 @@ mod tests {
         let actors = small();
         let shares = make(dir.path(), &actors, &Rng::from_seed([1; 32]), Some(users.path())).expect("made");
         assert_eq!(shares[0].files.len(), 2);
-        assert_eq!(shares[0].created.total, actors[0].file_bytes);
+        assert_eq!(shares[0].torrent.total_len(), actors[0].file_bytes);
         assert_eq!(std::fs::read(dir.path().join("anna/share/anna-files/a.txt")).expect("there"), b"hello");
         assert!(shares.iter().all(|share| share.files.iter().all(|(path, _)| !path.ends_with("huge"))));
         let empty = tempfile::tempdir().expect("temporary folder");
