@@ -184,7 +184,7 @@ impl Default for Config {
 }
 
 /// Well-known public introduction servers of the overlay; they forward nothing but addresses.
-//= spec/overlay.md#8-discovery
+//= spec/overlay.md#7-peer-list-walking-timing
 const BOOTSTRAP: [&str; 8] = [
     "130.161.119.206:6421",
     "130.161.119.206:6422",
