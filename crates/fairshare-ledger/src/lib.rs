@@ -27,6 +27,7 @@
 
 pub mod bandwidth;
 mod block;
+pub mod conformance;
 mod crawl;
 mod engine;
 mod fork;

@@ -223,3 +223,31 @@ impl MemoryStore {
         chain.blocks.get(&sequence).cloned()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conformance::check_store;
+
+    #[test]
+    fn answers_like_a_list_that_is_searched() {
+        for seed in 0..8 {
+            check_store([seed; 32], MemoryStore::new(), MemoryStore::apply);
+        }
+    }
+
+    #[test]
+    fn what_is_removed_leaves_no_trace() {
+        check_store([9; 32], MemoryStore::new(), |store, batch| {
+            let passing = Batch { blocks: batch.blocks.clone(), ..Batch::default() };
+            let known = store.clone();
+            store.apply(&passing);
+            for block in &batch.blocks {
+                if known.by_hash(&block.hash()).is_ok_and(|found| found.is_none()) {
+                    store.remove(block);
+                }
+            }
+            store.apply(batch);
+        });
+    }
+}

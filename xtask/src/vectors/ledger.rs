@@ -158,7 +158,9 @@ impl Expected {
         let texts = |name| -> Result<Vec<String>, String> {
             let texts = list_of(expected, name)?.iter();
             texts
-                .map(|text| text.as_str().map(str::to_owned).ok_or(format!("{name} is no list of texts")))
+                .map(|text| {
+                    text.as_str().map(str::to_owned).ok_or_else(|| format!("{name} is no list of texts"))
+                })
                 .collect()
         };
         let mut out = Self {
@@ -248,7 +250,7 @@ fn crawls(file: &Value, folder: &Path) -> Cases {
 fn crawl_case(chain: &Value, store: &MemoryStore, case: &Value) -> Result<(), String> {
     let key = bytes_of(field(field(chain, "keys")?, text_of(case, "chain")?)?, "public_key")?;
     let owner = PublicKey::try_from(key.as_slice()).map_err(|error| error.to_string())?;
-    let signed = |name| field(case, name)?.as_i64().ok_or(format!("{name} is no number"));
+    let signed = |name| field(case, name)?.as_i64().ok_or_else(|| format!("{name} is no number"));
     let (start, end) = effective_range(store, &owner, signed("start")?, signed("end")?)
         .map_err(|error| error.to_string())?;
     // Ours clamps a start of 0 to 1: the same blocks.
@@ -289,9 +291,9 @@ fn typed(value: &Value) -> Result<Typed, String> {
     let Some((tag, body)) = value.as_object().and_then(|object| object.iter().next()) else {
         return Err(format!("no typed value: {value}"));
     };
-    let text = || body.as_str().ok_or(format!("{tag} without text"));
+    let text = || body.as_str().ok_or_else(|| format!("{tag} without text"));
     let all = || -> Result<Vec<Typed>, String> {
-        body.as_array().ok_or(format!("{tag} without members"))?.iter().map(typed).collect()
+        body.as_array().ok_or_else(|| format!("{tag} without members"))?.iter().map(typed).collect()
     };
     match tag.as_str() {
         "int" => Integer::parse(text()?.as_bytes()).map(Typed::Int).map_err(|error| error.to_string()),
@@ -301,7 +303,7 @@ fn typed(value: &Value) -> Result<Typed, String> {
         "list" => all().map(Typed::List),
         "tuple" => all().map(Typed::Tuple),
         "set" => all().map(Typed::Set),
-        "bool" => body.as_bool().map(Typed::Bool).ok_or("bool without a bool".to_owned()),
+        "bool" => body.as_bool().map(Typed::Bool).ok_or_else(|| "bool without a bool".to_owned()),
         "none" => Ok(Typed::None),
         "dict" => {
             let pairs = body.as_array().ok_or("dict without pairs")?.iter();
@@ -394,5 +396,5 @@ fn key_name(file: &Value, key: &PublicKey) -> String {
     let keys = file.get("keys").and_then(Value::as_object).into_iter().flatten();
     let mut named =
         keys.filter(|(_, entry)| entry.get("public_key").and_then(Value::as_str) == Some(text.as_str()));
-    named.next().map_or(text.clone(), |(name, _)| name.clone())
+    named.next().map_or_else(|| text.clone(), |(name, _)| name.clone())
 }

@@ -3,6 +3,7 @@
 
 mod keys;
 mod ledger;
+mod swarm;
 
 use crate::arguments::Arguments;
 use crate::counts::Counts;
@@ -18,7 +19,8 @@ type Cases = Vec<Result<(), String>>;
 type Check = fn(&str, &Value, &Path) -> Option<Cases>;
 
 /// The parts that are built.
-const CHECKS: [Check; 2] = [|name, file, _| keys::check(name, file), ledger::check];
+const CHECKS: [Check; 3] =
+    [|name, file, _| keys::check(name, file), ledger::check, |name, file, _| swarm::check(name, file)];
 
 /// Vector files whose part is not built yet: named, and counted neither way.
 const NOT_BUILT: [&str; 14] = [
