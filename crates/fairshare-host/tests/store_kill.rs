@@ -15,7 +15,8 @@ use std::time::Duration;
 const CHILD: &str = "FAIRSHARE_TEST_STORE_WRITER";
 /// Own name of the test below, for running this binary again.
 const TEST: &str = "no_acknowledged_batch_is_lost_when_the_writer_is_killed";
-const ROUNDS: u64 = 10;
+const ROUNDS: u64 = 20;
+const VALUE_LEN: usize = 512 << 10;
 const JOURNAL: RecordKind = RecordKind(1);
 
 fn owner() -> SecretKey {
@@ -31,7 +32,7 @@ fn no_acknowledged_batch_is_lost_when_the_writer_is_killed() {
     let mut rng = Rng::from_seed([4; 32]);
     let mut acknowledged = 0;
     for round in 0..ROUNDS {
-        let last = run_and_kill(dir.path(), Duration::from_millis(60 + rng.below(240)));
+        let last = run_and_kill(dir.path(), Duration::from_millis(60 + rng.below(100)));
         acknowledged = acknowledged.max(last);
         let stored = check(dir.path());
         assert!(stored >= acknowledged, "round {round}: {acknowledged} acknowledged, {stored} stored");
@@ -91,8 +92,10 @@ fn write_for_ever(dir: &Path) {
         };
         let block = Arc::new(HalfBlock::sign(&key, draft));
         previous_hash = block.hash();
-        let record =
-            Record { kind: JOURNAL, key: b"last".to_vec(), value: Some(sequence.to_be_bytes().to_vec()) };
+        // Long enough for a kill to fall into a commit.
+        let mut value = sequence.to_be_bytes().to_vec();
+        value.resize(VALUE_LEN, 0);
+        let record = Record { kind: JOURNAL, key: b"last".to_vec(), value: Some(value) };
         let batch = Batch {
             blocks: vec![block],
             records: vec![record],
@@ -112,7 +115,8 @@ fn check(dir: &Path) -> u64 {
     assert_eq!(store.lowest_unknown(&key), Ok(newest + 1), "a gap in the chain");
     let journal = store.records(JOURNAL).expect("readable");
     let noted = journal.first().map_or(0, |(_, value)| {
-        u32::from_be_bytes(value.as_slice().try_into().expect("four bytes were written"))
+        let number = value.first_chunk().expect("four bytes were written");
+        u32::from_be_bytes(*number)
     });
     assert_eq!(noted, newest, "block and record of one batch belong together");
     u64::from(newest)
