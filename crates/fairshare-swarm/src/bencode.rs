@@ -389,10 +389,9 @@ mod tests {
             }
             Tree::Dict(entries) => {
                 let dict = value.dict().unwrap_or_default();
-                let equal = |((key, value), (name, tree)): (&(&[u8], Value<'_>), (&Vec<u8>, &Tree))| {
-                    key == name && matches(value, tree)
-                };
-                dict.len() == entries.len() && dict.iter().zip(entries).all(equal)
+                let mut pairs = dict.iter().zip(entries);
+                dict.len() == entries.len()
+                    && pairs.all(|((key, value), (name, tree))| key == name && matches(value, tree))
             }
             Tree::Raw(_) => false,
         }

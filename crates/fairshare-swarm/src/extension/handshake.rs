@@ -45,7 +45,7 @@ impl ExtendedHandshake {
         // Bytes behind the dictionary have no meaning.
         let (root, _) = Value::parse_prefix(payload, Limits::NETWORK)?;
         root.dict().ok_or(ExtensionError::Key("m"))?;
-        let text = |key| root.get(key).and_then(Value::bytes).map(|bytes| shown(bytes));
+        let text = |key| root.get(key).and_then(Value::bytes).map(shown);
         let flag = |key| root.get(key).and_then(Value::int).map(|value| value != 0);
         Ok(Self {
             ids: ids(&root)?,

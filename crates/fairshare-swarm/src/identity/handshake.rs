@@ -168,7 +168,7 @@ pub enum Progress {
     /// Send this and wait.
     Reply(Message),
     /// Both keys are proven; send the reply, if there is one.
-    Verified(Option<Message>, Session),
+    Verified(Option<Message>, Box<Session>),
 }
 
 /// One run of the handshake. There is exactly one on a connection.
@@ -219,7 +219,7 @@ impl Handshake {
                 }
                 let session =
                     Session::new(peer, transcript, self.channel.info_hash, keys.responder, keys.initiator);
-                Ok(Progress::Verified(None, session))
+                Ok(Progress::Verified(None, Box::new(session)))
             }
             _ => Err(HandshakeError::OutOfTurn),
         }
@@ -246,7 +246,7 @@ impl Handshake {
         let proof = Message::Proof(key.sign(&transcript.proof_text()));
         let info_hash = self.channel.info_hash;
         let session = Session::new(theirs.key, transcript, info_hash, keys.initiator, keys.responder);
-        Ok(Progress::Verified(Some(proof), session))
+        Ok(Progress::Verified(Some(proof), Box::new(session)))
     }
 
     fn agree(&self, theirs: &Hello, transcript: &Transcript) -> Result<MacKeys, HandshakeError> {

@@ -24,3 +24,6 @@ pub const VERSION: u8 = 1;
 
 /// What every signed or derived text of the extension starts with.
 const CONTEXT: &[u8; 14] = b"fs_identity/v1";
+
+#[cfg(test)]
+mod tests;

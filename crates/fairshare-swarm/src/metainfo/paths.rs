@@ -157,7 +157,7 @@ fn is_device(name: &str) -> bool {
             matches!(number.as_bytes(), [b'0'..=b'9']) || matches!(number, "¹" | "²" | "³")
         })
     };
-    DEVICES.contains(&stem.as_str()) || NUMBERED_DEVICES.iter().any(|prefix| is_numbered(prefix))
+    DEVICES.contains(&stem.as_str()) || NUMBERED_DEVICES.iter().any(is_numbered)
 }
 
 /// The name without and its extension with the dot; a long or leading "extension" belongs to the name.

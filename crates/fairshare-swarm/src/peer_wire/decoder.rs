@@ -250,3 +250,193 @@ fn message(id: u8, mut payload: Bytes) -> Result<Option<Message>, ReadError> {
 fn block_request(input: &mut Reader<'_>) -> Result<BlockRequest, ReadError> {
     Ok(BlockRequest { piece: input.u32()?, begin: input.u32()?, len: input.u32()? })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::peer_wire::Handshake;
+    use proptest::prelude::*;
+
+    fn opened() -> Decoder {
+        let mut decoder = Decoder::new();
+        let mut input = Bytes::copy_from_slice(&handshake().to_bytes());
+        assert!(matches!(decoder.decode(&mut input), Ok(Some(Incoming::Opening { .. }))));
+        assert!(matches!(decoder.decode(&mut input), Ok(Some(Incoming::PeerId(_)))));
+        assert!(input.is_empty());
+        decoder
+    }
+
+    fn handshake() -> Handshake {
+        Handshake { reserved: Reserved::OURS, info_hash: InfoHash([7; 20]), peer_id: PeerId([8; 20]) }
+    }
+
+    fn all(decoder: &mut Decoder, mut input: Bytes) -> Result<Vec<Incoming>, WireError> {
+        let mut items = Vec::new();
+        while let Some(item) = decoder.decode(&mut input)? {
+            items.push(item);
+        }
+        assert!(input.is_empty(), "no item is left behind");
+        Ok(items)
+    }
+
+    fn header(len: usize, id: u8) -> Bytes {
+        let len = u32::try_from(len + 1).expect("small");
+        [&len.to_be_bytes()[..], &[id]].concat().into()
+    }
+
+    //= spec/swarm.md#2-handshake-bep-3
+    #[test]
+    fn a_handshake_can_be_answered_after_48_bytes_and_garbage_is_noticed_at_its_first_byte() {
+        let bytes = Bytes::copy_from_slice(&handshake().to_bytes());
+        let mut decoder = Decoder::new();
+        assert_eq!(all(&mut decoder, bytes.slice(..47)), Ok(vec![]));
+        let opening = Incoming::Opening { reserved: Reserved::OURS, info_hash: InfoHash([7; 20]) };
+        assert_eq!(all(&mut decoder, bytes.slice(47..48)), Ok(vec![opening]));
+        assert_eq!(all(&mut decoder, bytes.slice(48..)), Ok(vec![Incoming::PeerId(PeerId([8; 20]))]));
+        for len in 0..20 {
+            let mut wrong = bytes[..=len].to_vec();
+            wrong[len] ^= 1;
+            assert_eq!(all(&mut Decoder::new(), wrong.into()), Err(WireError::Protocol));
+        }
+    }
+
+    //= spec/swarm.md#31-hard-limits-against-hostile-peers-all-configurable-these-are-defaults
+    #[test]
+    fn every_kind_of_message_has_its_length_and_a_wrong_one_is_noticed_at_the_header() {
+        let refused = |len, id| {
+            let mut decoder = opened();
+            decoder.expect_pieces(9);
+            all(&mut decoder, header(len, id)) == Err(WireError::Length { id, len })
+        };
+        let exact =
+            [(CHOKE, 0), (UNCHOKE, 0), (INTERESTED, 0), (NOT_INTERESTED, 0), (HAVE, 4), (BITFIELD, 2)]
+                .into_iter()
+                .chain([
+                    (REQUEST, 12),
+                    (CANCEL, 12),
+                    (PORT, 2),
+                    (SUGGEST_PIECE, 4),
+                    (HAVE_ALL, 0),
+                    (HAVE_NONE, 0),
+                ])
+                .chain([(REJECT_REQUEST, 12), (ALLOWED_FAST, 4)]);
+        for (id, len) in exact {
+            assert!(!refused(len, id) && refused(len + 1, id), "message {id}");
+            assert!(len == 0 || refused(len - 1, id), "message {id}");
+        }
+        for (id, max) in
+            [(PIECE, MAX_PIECE_DATA + 8), (EXTENDED, MAX_EXTENDED), (HASHES, MAX_HASHES), (99, MAX_OTHER)]
+        {
+            assert!(!refused(max, id) && refused(max + 1, id), "message {id}");
+            assert!(refused(u32::MAX as usize - 1, id), "message {id}");
+        }
+        assert!(refused(7, PIECE) && refused(0, EXTENDED));
+        let mut decoder = opened();
+        assert_eq!(all(&mut decoder, header(MAX_BITFIELD, BITFIELD)), Ok(vec![]));
+        let too_long = Err(WireError::Length { id: BITFIELD, len: MAX_BITFIELD + 1 });
+        assert_eq!(all(&mut opened(), header(MAX_BITFIELD + 1, BITFIELD)), too_long);
+    }
+
+    //= spec/swarm.md#3-message-framing-and-core-messages
+    #[test]
+    fn unknown_messages_are_skipped_a_hundred_times() {
+        let mut decoder = opened();
+        let unknown = Bytes::from(header(0, 99).repeat(MAX_UNKNOWN as usize));
+        assert_eq!(all(&mut decoder, unknown), Ok(vec![]));
+        assert_eq!(all(&mut decoder, Message::Choke.to_bytes()), Ok(vec![Incoming::Message(Message::Choke)]));
+        assert_eq!(all(&mut decoder, header(0, 99)), Err(WireError::Unknown));
+    }
+
+    #[test]
+    fn data_inside_one_chunk_is_not_copied() {
+        let chunk = Message::Piece { piece: 1, begin: 2, data: Bytes::from(vec![9; 16_384]) }.to_bytes();
+        let items = all(&mut opened(), chunk.clone()).expect("well formed");
+        let [Incoming::Message(Message::Piece { data, .. })] = items.as_slice() else { panic!("one piece") };
+        assert_eq!(data.as_ptr(), chunk[13..].as_ptr());
+    }
+
+    #[test]
+    fn an_announced_length_takes_no_memory_before_the_bytes_arrive() {
+        let mut decoder = opened();
+        assert_eq!(all(&mut decoder, header(MAX_PIECE_DATA + 8, PIECE)), Ok(vec![]));
+        assert!(decoder.partial.capacity() <= ASSEMBLY_START);
+        for _ in 0..4 {
+            assert_eq!(all(&mut decoder, Bytes::from(vec![0; 16_384])), Ok(vec![]));
+            assert!(decoder.partial.capacity() <= 3 * decoder.partial.len());
+        }
+    }
+
+    fn message() -> impl Strategy<Value = Message> {
+        let request =
+            any::<(u32, u32, u32)>().prop_map(|(piece, begin, len)| BlockRequest { piece, begin, len });
+        let bytes = |max| proptest::collection::vec(any::<u8>(), 0..max).prop_map(Bytes::from);
+        prop_oneof![
+            proptest::sample::select(vec![
+                Message::KeepAlive,
+                Message::Choke,
+                Message::Unchoke,
+                Message::Interested,
+                Message::NotInterested,
+                Message::HaveAll,
+                Message::HaveNone,
+            ]),
+            any::<u32>().prop_map(Message::Have),
+            any::<u32>().prop_map(Message::SuggestPiece),
+            any::<u32>().prop_map(Message::AllowedFast),
+            any::<u16>().prop_map(Message::Port),
+            bytes(50).prop_map(Message::Bitfield),
+            request.clone().prop_map(Message::Request),
+            request.clone().prop_map(Message::Cancel),
+            request.prop_map(Message::RejectRequest),
+            (any::<u8>(), bytes(50)).prop_map(|(id, payload)| Message::Extended { id, payload }),
+            (any::<u32>(), any::<u32>(), bytes(40_000)).prop_map(|(piece, begin, data)| Message::Piece {
+                piece,
+                begin,
+                data
+            }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn messages_are_read_back_from_any_chunks(
+            messages in proptest::collection::vec(message(), 0..12),
+            cuts in proptest::collection::vec(1usize..5_000, 1..10),
+        ) {
+            let mut stream = handshake().to_bytes().to_vec();
+            messages.iter().for_each(|message| message.encode(&mut stream));
+            let mut stream = Bytes::from(stream);
+            let mut decoder = Decoder::new();
+            let mut items = Vec::new();
+            for cut in cuts.iter().cycle() {
+                if stream.is_empty() {
+                    break;
+                }
+                let chunk = stream.split_to((*cut).min(stream.len()));
+                items.extend(all(&mut decoder, chunk).expect("well formed"));
+            }
+            let got: Vec<Message> = items
+                .into_iter()
+                .filter_map(|item| if let Incoming::Message(message) = item { Some(message) } else { None })
+                .collect();
+            prop_assert_eq!(got, messages);
+        }
+
+        #[test]
+        fn any_bytes_are_read_or_refused_alike_in_any_chunks(
+            bytes in proptest::collection::vec(prop_oneof![4 => Just(0), 2 => 0u8..24, 1 => any::<u8>()], 0..200),
+            cut in 1usize..20,
+        ) {
+            let whole = all(&mut opened(), bytes.clone().into());
+            let mut decoder = opened();
+            let mut items = Ok(Vec::new());
+            for chunk in bytes.chunks(cut) {
+                items = items.and_then(|mut items: Vec<Incoming>| {
+                    items.extend(all(&mut decoder, Bytes::copy_from_slice(chunk))?);
+                    Ok(items)
+                });
+            }
+            prop_assert_eq!(whole, items);
+        }
+    }
+}
