@@ -1,5 +1,6 @@
 //! A running node, as the rest of the program sees it.
 
+use crate::Answer;
 use crate::clock::Clock;
 use crate::disk::DiskPool;
 use crate::driver::{Commands, Driver, Links};
@@ -9,8 +10,7 @@ use crate::identity::{Identity, entropy};
 use crate::inbox::{Inbox, Message};
 use crate::lock::DataLock;
 use crate::net::{DatagramCounts, DatagramSender, Sockets, accept_streams, own_ip, receive_datagrams};
-use crate::store::{OpenError, Report, SqliteStore, ledger_path, open_store};
-use crate::{Answer, store};
+use crate::store::{Report, SqliteStore, ledger_path, open_store};
 use fairshare_crypto::PublicKey;
 use fairshare_node::{Command, Event, Node, NodeConfig, Reply};
 use std::net::SocketAddrV4;
@@ -274,7 +274,19 @@ fn start(mut config: HostConfig, runtime: &tokio::runtime::Handle) -> Result<Nod
     let (thread, ended) = spawn(driver, inbox.clone())?;
     let running = Mutex::new(Some(Running { thread, tasks }));
     let permits = Semaphore::new(COMMANDS_MAX);
-    Ok(NodeHandle { inbox, disk, events, permits, killed, ended, running, counts, address, public_key, data_dir: dir })
+    Ok(NodeHandle {
+        inbox,
+        disk,
+        events,
+        permits,
+        killed,
+        ended,
+        running,
+        counts,
+        address,
+        public_key,
+        data_dir: dir,
+    })
 }
 
 fn make_dir(dir: &Path) -> Result<(), StartError> {

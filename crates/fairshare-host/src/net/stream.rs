@@ -221,7 +221,9 @@ async fn write_loop(mut half: OwnedWriteHalf, shared: Arc<Shared>, reader: Abort
     while let Some(batch) = shared.next_batch().await {
         let sent = send(&mut half, batch, &shared);
         let result = if shared.closing() {
-            tokio::time::timeout(LINGER, sent).await.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
+            tokio::time::timeout(LINGER, sent)
+                .await
+                .unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
         } else {
             sent.await
         };
@@ -241,7 +243,8 @@ async fn write_loop(mut half: OwnedWriteHalf, shared: Arc<Shared>, reader: Abort
 async fn send(half: &mut OwnedWriteHalf, mut batch: VecDeque<Bytes>, shared: &Shared) -> std::io::Result<()> {
     while !batch.is_empty() {
         let written = {
-            let slices: Vec<IoSlice<'_>> = batch.iter().take(SLICES_MAX).map(|part| IoSlice::new(part)).collect();
+            let slices: Vec<IoSlice<'_>> =
+                batch.iter().take(SLICES_MAX).map(|part| IoSlice::new(part)).collect();
             half.write_vectored(&slices).await?
         };
         if written == 0 && batch.iter().any(|part| !part.is_empty()) {
