@@ -1,0 +1,268 @@
+//! One direction of a pair, seen by who gives: what was sent, acknowledged, paid, granted and may be sent next.
+//!
+//! All positions lie on the line of the [`Schedule`]. `used` is the provider's upper bound of what the taker can
+//! have taken: nothing before it may be granted again, and a grant is never shortened below it.
+
+use crate::pool::Prefix;
+use crate::rate::RateMeter;
+use crate::record::GivenRecord;
+use crate::schedule::{Entry, Grant, Schedule};
+use crate::window::{CLOSE_UNVERIFIED, FLUSH_MIN, LOST_MAX, Losses, SETTLEMENT_MIN, window};
+use fairshare_wire::{Instant, Now};
+
+/// Bytes that may be sent beyond the last journaled mark.
+//= spec/economy.md#53-verdict-grant-settlement
+pub(crate) const MARK_STEP: u64 = 4 << 20;
+/// A mark is written ahead of what was sent by the bytes of an eighth of a second, so that a fast transfer does not
+/// wait for the disk; never further ahead than this.
+const MARK_AHEAD_MAX: u64 = 28 << 20;
+const MARK_AHEAD_SHARE: u64 = 8;
+/// Sessions that end badly until the window is set back.
+const BAD_CLOSES_MAX: u8 = 2;
+
+/// A write of the pair's record that is under way, and what will be durable after it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Journaling {
+    pub(crate) number: u32,
+    pub(crate) mark: u64,
+}
+
+/// The provider's side of a direction.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Provider {
+    pub(crate) schedule: Schedule,
+    /// The newest grant's number.
+    pub(crate) number: u32,
+    /// All the peer ever paid: `cum` of its newest pair.
+    pub(crate) paid: u64,
+    /// How often it paid.
+    pub(crate) settled: u64,
+    /// `cum` of a settlement whose agreement is being stored.
+    pub(crate) signing: Option<u64>,
+    pub(crate) sent: u64,
+    /// Acknowledged as verified, in ended and open sessions.
+    pub(crate) verified: u64,
+    /// Sent in open sessions and not acknowledged as verified.
+    pub(crate) outstanding: u64,
+    /// May have been taken before a crash of ours; no count tells.
+    pub(crate) doubtful: u64,
+    pub(crate) losses: Losses,
+    pub(crate) rate: RateMeter,
+    /// Since when the window of unpaid bytes is full.
+    pub(crate) full_since: Option<Instant>,
+    /// Whether the peer was told that it is.
+    pub(crate) dunned: bool,
+    /// The bucket that the newest pool grant was drawn from.
+    pub(crate) bucket: Option<Prefix>,
+    /// What of the record is on disk.
+    pub(crate) durable_number: u32,
+    pub(crate) durable_mark: u64,
+    pub(crate) journaling: Option<Journaling>,
+    /// The record changed since the write under way.
+    pub(crate) journal_again: bool,
+    /// `used` from which on the next mark is due.
+    mark_due: u64,
+    /// `verified` when the first session after a pause opened: what is older and stays unpaid was lost.
+    verified_before: u64,
+    payments_since: u32,
+    window_base: u64,
+    bad_closes: u8,
+}
+
+impl Provider {
+    /// Takes up the record of a former run: what was granted counts as used up to the last mark and a step.
+    //= spec/economy.md#53-verdict-grant-settlement
+    pub(crate) fn restore(&mut self, record: GivenRecord) {
+        let reach = record.mark.saturating_add(MARK_STEP);
+        self.schedule = record.schedule;
+        self.schedule.cut(reach);
+        self.schedule.advance(self.paid);
+        self.number = record.number;
+        self.durable_number = record.number;
+        self.verified = record.verified.max(self.paid);
+        // After an orderly end every sent byte is in the record, and what was not acknowledged was freed.
+        self.doubtful = if record.open { self.schedule.end().saturating_sub(self.verified) } else { 0 };
+        self.sent = record.sent.saturating_add(self.doubtful);
+        self.losses = record.losses;
+        self.window_base = record.window_base;
+        self.bad_closes = record.bad_closes;
+        self.durable_mark = record.mark;
+        self.mark_due = record.mark;
+    }
+
+    /// The record to be written now, and what it promises.
+    pub(crate) fn record(&self, now: Now, open: bool) -> (GivenRecord, Journaling) {
+        let mark = self.used().saturating_add(self.ahead(now.mono)).max(self.durable_mark);
+        let record = GivenRecord {
+            open,
+            sent: self.sent,
+            verified: self.verified,
+            mark,
+            window_base: self.window_base,
+            bad_closes: self.bad_closes,
+            number: self.number,
+            losses: self.losses.clone(),
+            schedule: self.schedule.clone(),
+        };
+        (record, Journaling { number: self.number, mark })
+    }
+
+    /// A write of the record begins.
+    pub(crate) fn journal(&mut self, now: Now, open: bool) -> GivenRecord {
+        let (record, journaling) = self.record(now, open);
+        self.mark_due = self.used() + (journaling.mark - self.used() + MARK_STEP) / 4;
+        self.journaling = Some(journaling);
+        self.journal_again = false;
+        record
+    }
+
+    /// The write is done.
+    pub(crate) fn journaled(&mut self) {
+        if let Some(journaling) = self.journaling.take() {
+            self.durable_number = self.durable_number.max(journaling.number);
+            self.durable_mark = self.durable_mark.max(journaling.mark);
+        }
+    }
+
+    /// Whether a further mark should be written now.
+    pub(crate) fn is_mark_due(&self) -> bool {
+        self.journaling.is_none() && self.used() >= self.mark_due
+    }
+
+    fn ahead(&self, now: Instant) -> u64 {
+        (self.rate.sum(now, 2) / 2 / MARK_AHEAD_SHARE).min(MARK_AHEAD_MAX)
+    }
+
+    /// How far the peer can have come.
+    pub(crate) fn used(&self) -> u64 {
+        let taken = self.verified.saturating_add(self.outstanding).saturating_add(self.doubtful);
+        taken.max(self.paid)
+    }
+
+    /// How far may be sent: within durable grants and the durable mark.
+    pub(crate) fn reach(&self) -> u64 {
+        let granted = self.schedule.end_of_number(self.durable_number);
+        granted.min(self.durable_mark.saturating_add(MARK_STEP))
+    }
+
+    /// Granted real bytes that were not sent yet.
+    pub(crate) fn room_left(&self) -> u64 {
+        self.schedule.end().saturating_sub(self.used())
+    }
+
+    /// Whether less than a quarter of the last grant is left.
+    pub(crate) fn is_room_low(&self) -> bool {
+        self.room_left() <= self.schedule.last().map_or(0, |last| last.grant.room / 4)
+    }
+
+    /// The reservation on the peer's claim. While sessions are open it covers all grants; else what was taken or
+    /// may have been, until it is paid.
+    pub(crate) fn hold(&self, open: bool) -> u64 {
+        let to = if open { self.schedule.end() } else { self.verified.saturating_add(self.doubtful) };
+        self.schedule.charge(self.paid, to.max(self.paid))
+    }
+
+    /// The part of the hold that nothing was sent for yet.
+    pub(crate) fn hold_unsent(&self) -> u64 {
+        self.schedule.charge(self.used(), self.schedule.end().max(self.used()))
+    }
+
+    /// Reserves a grant; it counts as soon as it is durable.
+    pub(crate) fn grant(&mut self, price: u32, room: u64, own: u64, pool: bool) -> Option<Grant> {
+        let number = self.number.checked_add(1)?;
+        let grant = Grant { number, price, room, own };
+        self.schedule.push(Entry { grant, freed: false, pool });
+        self.number = number;
+        Some(grant)
+    }
+
+    /// Acknowledged and not paid.
+    pub(crate) fn unpaid(&self) -> u64 {
+        self.verified.saturating_sub(self.paid)
+    }
+
+    /// What the peer may leave unpaid.
+    pub(crate) fn window(&self, now: Now) -> u64 {
+        let settled = self.settled.saturating_sub(self.window_base);
+        window(settled, self.rate.sum(now.mono, 20), self.losses.sum(now.unix_ms), self.sent)
+    }
+
+    /// Whether too much was sent to it and never acknowledged.
+    pub(crate) fn is_disputed(&self, now: Now) -> bool {
+        self.losses.sum(now.unix_ms) > LOST_MAX
+    }
+
+    /// The highest `cum` that was signed or is being signed.
+    pub(crate) fn signed(&self) -> u64 {
+        self.paid.max(self.signing.unwrap_or(0))
+    }
+
+    /// The first session after a pause opens.
+    pub(crate) fn begin(&mut self) {
+        self.verified_before = self.verified;
+        self.payments_since = 0;
+    }
+
+    /// Whether bytes from before the pause are still open and a reckoning is due.
+    pub(crate) fn is_reckoning_due(&self) -> bool {
+        self.doubtful > 0 || self.verified_before.saturating_sub(self.paid) > FLUSH_MIN
+    }
+
+    /// The peer had time to settle what it owes from before the pause. What may have been taken before our crash
+    /// and was not paid was not taken; what it acknowledged and lost in a crash of its own will never be paid.
+    /// Of the latter no more than a carry-over is forgiven, to those who have paid before; and it counts as lost.
+    //= spec/economy.md#3-from-bytes-to-a-transaction
+    pub(crate) fn reckon(&mut self, now: Now, friend: bool) {
+        self.doubtful = 0;
+        let owed = self.verified_before.saturating_sub(self.paid);
+        if owed <= FLUSH_MIN || (self.settled == 0 && !friend) {
+            return;
+        }
+        let forgiven = if friend { owed } else { owed.min(SETTLEMENT_MIN) };
+        self.verified = self.verified.saturating_sub(forgiven);
+        self.verified_before = self.paid;
+        self.losses.add(now.unix_ms, forgiven);
+    }
+
+    /// A session ended: what it left unverified is lost. `last` = no other session is open.
+    pub(crate) fn end_session(&mut self, now: Now, unverified: u64, last: bool) {
+        self.outstanding = self.outstanding.saturating_sub(unverified);
+        self.losses.add(now.unix_ms, unverified);
+        if unverified > CLOSE_UNVERIFIED {
+            self.bad_closes += 1;
+            if self.bad_closes >= BAD_CLOSES_MAX {
+                (self.bad_closes, self.window_base) = (0, self.settled);
+            }
+        }
+        if last {
+            self.rate = RateMeter::default();
+            self.full_since = None;
+            self.dunned = false;
+            self.correct();
+        }
+    }
+
+    /// A settlement is complete. `open` = sessions are open, whose counts may lag behind it.
+    pub(crate) fn pay(&mut self, cum: u64, open: bool) {
+        self.paid = self.paid.max(cum);
+        self.settled += 1;
+        self.payments_since += 1;
+        self.signing = self.signing.filter(|signing| *signing > self.paid);
+        self.schedule.advance(self.paid);
+        if self.payments_since > 1 {
+            // The first may have been signed before the pause; the second was not, and payers settle all they owe.
+            self.doubtful = 0;
+        }
+        if !open {
+            self.correct();
+        }
+    }
+
+    /// What was paid was verified, whether it was acknowledged or not.
+    fn correct(&mut self) {
+        let found = self.paid.saturating_sub(self.verified);
+        self.verified += found;
+        self.doubtful = self.doubtful.saturating_sub(found);
+        self.losses.found(found);
+    }
+}
