@@ -1,6 +1,7 @@
 //! `vectors --dir D`: runs every case of the vector files of a folder. A file is known by its name; its form is
 //! described in `tests/vectors/README.md`.
 
+mod addresses;
 mod keys;
 mod ledger;
 mod swarm;
@@ -19,12 +20,15 @@ type Cases = Vec<Result<(), String>>;
 type Check = fn(&str, &Value, &Path) -> Option<Cases>;
 
 /// The parts that are built.
-const CHECKS: [Check; 3] =
-    [|name, file, _| keys::check(name, file), ledger::check, |name, file, _| swarm::check(name, file)];
+const CHECKS: [Check; 4] = [
+    |name, file, _| keys::check(name, file),
+    |name, file, _| addresses::check(name, file),
+    ledger::check,
+    |name, file, _| swarm::check(name, file),
+];
 
 /// Vector files whose part is not built yet: named, and counted neither way.
-const NOT_BUILT: [&str; 14] = [
-    "addresses.json",
+const NOT_BUILT: [&str; 13] = [
     "bandwidth_tx.json",
     "dht_ipv8_2.3.json",
     "dht_ipv8_3.2.json",
