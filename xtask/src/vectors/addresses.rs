@@ -28,7 +28,7 @@ fn address(case: &Value) -> Result<(), String> {
     }
     let mut out = Writer::new();
     wanted.write(&mut out);
-    expect_bytes("encoded", &encoded, &out.as_slice())
+    expect_bytes("encoded", &encoded, out.as_slice())
 }
 
 /// The address if it fills all the bytes.

@@ -23,7 +23,7 @@ pub(super) fn check(name: &str, file: &Value) -> Option<Cases> {
     let mut cases = Vec::new();
     for (section, value) in sections.iter().filter(|(section, _)| *section != "note") {
         // A section holds one case or a list of them.
-        for case in value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice) {
+        for case in value.as_array().map_or_else(|| std::slice::from_ref(value), Vec::as_slice) {
             cases.push(judge(section, case).map_err(|reason| format!("{section}: {reason}")));
         }
     }
