@@ -278,3 +278,73 @@ impl Overlay {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::community::TRUSTCHAIN;
+    use crate::{Community, OverlayConfig, OverlayOutput};
+    use fairshare_crypto::SecretKey;
+
+    fn overlay() -> Overlay {
+        let mut rng = Rng::from_seed([1; 32]);
+        let key = SecretKey::generate(&mut rng);
+        let config = OverlayConfig {
+            communities: vec![Community::trustchain()],
+            ..OverlayConfig::at("20.0.0.1:8090".parse().expect("literal"))
+        };
+        Overlay::new(config, key, rng, Now::default())
+    }
+
+    fn stranger(number: u16) -> SocketAddr {
+        let [high, low] = number.to_be_bytes();
+        SocketAddr::from(([30, 0, high, low], 8090))
+    }
+
+    fn known(overlay: &Overlay) -> usize {
+        overlay.communities[&TRUSTCHAIN].walk.candidates.len()
+    }
+
+    //= spec/overlay.md#13-where-we-must-be-better-than-the-reference
+    #[test]
+    fn addresses_heard_of_are_bounded_and_the_newest_finds_room() {
+        let mut overlay = overlay();
+        for number in 0..2_000 {
+            overlay.add_candidate(TRUSTCHAIN, stranger(number), false);
+        }
+        assert_eq!(known(&overlay), CANDIDATES_MAX);
+        assert!(overlay.communities[&TRUSTCHAIN].walk.candidates.contains_key(&stranger(1_999)));
+    }
+
+    #[test]
+    fn addresses_that_no_datagram_can_reach_are_not_kept() {
+        let mut overlay = overlay();
+        for text in
+            ["20.0.0.1:8090", "0.0.0.0:5", "1.2.3.4:0", "224.0.0.1:5", "255.255.255.255:5", "[2001:db8::1]:5"]
+        {
+            overlay.add_candidate(TRUSTCHAIN, text.parse().expect("literal"), false);
+        }
+        assert_eq!(known(&overlay), 0);
+    }
+
+    //= spec/overlay.md#7-peer-list-walking-timing
+    #[test]
+    fn at_most_five_walks_are_under_way_and_those_not_answered_are_forgotten() {
+        let mut overlay = overlay();
+        for number in 0..20 {
+            overlay.add_candidate(TRUSTCHAIN, stranger(number), false);
+        }
+        let mut now = Now::default();
+        for _ in 0..80 {
+            now = now.after(TICK);
+            overlay.handle_timeout(now);
+            let since = now.mono - WALK_TIMEOUT;
+            assert!(overlay.requests.introductions_since(TRUSTCHAIN, since) <= UNANSWERED_MAX);
+        }
+        assert_eq!(known(&overlay), 0);
+        let walked = std::iter::from_fn(|| overlay.poll())
+            .filter(|output| matches!(output, OverlayOutput::Transmit { .. }))
+            .count();
+        assert_eq!(walked, 20, "each address is tried once");
+    }
+}
