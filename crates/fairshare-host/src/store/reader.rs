@@ -16,6 +16,23 @@ const CHAIN_IDS_MAX: usize = 50_000;
 /// Own blocks that are checked for their links at open: more than one session writes.
 const CHECKED_AT_OPEN: usize = 1_000;
 
+const CHAIN_BY_KEY: &str = "SELECT id FROM chain WHERE pk = ?1";
+const KIND_BY_NAME: &str = "SELECT id FROM kind WHERE name = ?1";
+const AT: &str = "SELECT h8, data FROM block WHERE chain = ?1 AND seq = ?2";
+const NEWEST: &str = "SELECT h8, data FROM block WHERE chain = ?1 ORDER BY seq DESC LIMIT 1";
+const BEFORE: &str = "SELECT h8, data FROM block WHERE chain = ?1 AND seq < ?2 ORDER BY seq DESC LIMIT 1";
+const AFTER: &str = "SELECT h8, data FROM block WHERE chain = ?1 AND seq > ?2 ORDER BY seq LIMIT 1";
+const LINKS: &str = "SELECT h8, data FROM block WHERE link_chain = ?1 AND link_seq = ?2 ORDER BY id";
+const RANGE: &str =
+    "SELECT h8, data FROM block WHERE chain = ?1 AND seq BETWEEN ?2 AND ?3 ORDER BY seq LIMIT ?4";
+const BY_HASH: &str = "SELECT h8, data FROM block WHERE h8 = ?1";
+const KIND_BELOW: &str =
+    "SELECT h8, data FROM block WHERE chain = ?1 AND kind = ?2 AND seq < ?3 ORDER BY seq DESC LIMIT 1";
+const KIND_ABOVE: &str =
+    "SELECT h8, data FROM block WHERE chain = ?1 AND kind = ?2 AND seq > ?3 ORDER BY seq LIMIT 1";
+const PREFIX: &str = "SELECT prefix FROM chain WHERE id = ?1";
+const RECORDS: &str = "SELECT key, value FROM record WHERE kind = ?1 ORDER BY key";
+
 /// The ledger of one identity, for reading. Stays on the thread of its node.
 pub struct SqliteStore {
     connection: Connection,
@@ -57,8 +74,7 @@ impl SqliteStore {
         if let Some(id) = self.chains.borrow().get(owner) {
             return Ok(Some(*id));
         }
-        let id: Option<i64> =
-            self.row("SELECT id FROM chain WHERE pk = ?1", [owner.as_bytes().as_slice()], |row| row.get(0))?;
+        let id: Option<i64> = self.row(CHAIN_BY_KEY, [owner.as_bytes().as_slice()], |row| row.get(0))?;
         if let Some(id) = id {
             let mut chains = self.chains.borrow_mut();
             if chains.len() >= CHAIN_IDS_MAX {
@@ -70,7 +86,7 @@ impl SqliteStore {
     }
 
     fn kind(&self, kind: &BlockType) -> Result<Option<i64>, StoreError> {
-        self.row("SELECT id FROM kind WHERE name = ?1", [kind.as_bytes()], |row| row.get(0))
+        self.row(KIND_BY_NAME, [kind.as_bytes()], |row| row.get(0))
     }
 
     fn row<T>(
@@ -111,8 +127,7 @@ impl ChainStore for SqliteStore {
             return Ok(Some(block));
         }
         let Some(chain) = self.chain(owner)? else { return Ok(None) };
-        let found =
-            self.block("SELECT h8, data FROM block WHERE chain = ?1 AND seq = ?2", (chain, sequence))?;
+        let found = self.block(AT, (chain, sequence))?;
         if let Some(block) = &found {
             self.recent.borrow_mut().put(block.clone());
         }
@@ -121,32 +136,22 @@ impl ChainStore for SqliteStore {
 
     fn newest(&self, owner: &PublicKey) -> Result<Option<Arc<HalfBlock>>, StoreError> {
         let Some(chain) = self.chain(owner)? else { return Ok(None) };
-        self.block("SELECT h8, data FROM block WHERE chain = ?1 ORDER BY seq DESC LIMIT 1", [chain])
+        self.block(NEWEST, [chain])
     }
 
     fn before(&self, owner: &PublicKey, sequence: u32) -> Result<Option<Arc<HalfBlock>>, StoreError> {
         let Some(chain) = self.chain(owner)? else { return Ok(None) };
-        self.block(
-            "SELECT h8, data FROM block WHERE chain = ?1 AND seq < ?2 ORDER BY seq DESC LIMIT 1",
-            (chain, sequence),
-        )
+        self.block(BEFORE, (chain, sequence))
     }
 
     fn after(&self, owner: &PublicKey, sequence: u32) -> Result<Option<Arc<HalfBlock>>, StoreError> {
         let Some(chain) = self.chain(owner)? else { return Ok(None) };
-        self.block(
-            "SELECT h8, data FROM block WHERE chain = ?1 AND seq > ?2 ORDER BY seq LIMIT 1",
-            (chain, sequence),
-        )
+        self.block(AFTER, (chain, sequence))
     }
 
     fn links_to(&self, owner: &PublicKey, sequence: u32) -> Result<Vec<Arc<HalfBlock>>, StoreError> {
         let Some(chain) = self.chain(owner)? else { return Ok(Vec::new()) };
-        // `link_seq > 0` is said again because the index holds agreements only.
-        self.blocks(
-            "SELECT h8, data FROM block WHERE link_chain = ?1 AND link_seq = ?2 AND link_seq > 0 ORDER BY id",
-            (chain, sequence),
-        )
+        self.blocks(LINKS, (chain, sequence))
     }
 
     fn range(
@@ -157,14 +162,11 @@ impl ChainStore for SqliteStore {
         limit: usize,
     ) -> Result<Vec<Arc<HalfBlock>>, StoreError> {
         let Some(chain) = self.chain(owner)? else { return Ok(Vec::new()) };
-        self.blocks(
-            "SELECT h8, data FROM block WHERE chain = ?1 AND seq BETWEEN ?2 AND ?3 ORDER BY seq LIMIT ?4",
-            (chain, from, to, sql_limit(limit)),
-        )
+        self.blocks(RANGE, (chain, from, to, sql_limit(limit)))
     }
 
     fn by_hash(&self, hash: &BlockHash) -> Result<Option<Arc<HalfBlock>>, StoreError> {
-        let candidates = self.blocks("SELECT h8, data FROM block WHERE h8 = ?1", [h8(hash)])?;
+        let candidates = self.blocks(BY_HASH, [h8(hash)])?;
         Ok(candidates.into_iter().find(|block| block.hash() == *hash))
     }
 
@@ -176,10 +178,7 @@ impl ChainStore for SqliteStore {
     ) -> Result<Option<Arc<HalfBlock>>, StoreError> {
         let (Some(chain), Some(kind)) = (self.chain(owner)?, self.kind(kind)?) else { return Ok(None) };
         let below = below.map_or(i64::MAX, i64::from);
-        self.block(
-            "SELECT h8, data FROM block WHERE chain = ?1 AND kind = ?2 AND seq < ?3 ORDER BY seq DESC LIMIT 1",
-            (chain, kind, below),
-        )
+        self.block(KIND_BELOW, (chain, kind, below))
     }
 
     fn next_of_kind(
@@ -189,10 +188,7 @@ impl ChainStore for SqliteStore {
         above: u32,
     ) -> Result<Option<Arc<HalfBlock>>, StoreError> {
         let (Some(chain), Some(kind)) = (self.chain(owner)?, self.kind(kind)?) else { return Ok(None) };
-        self.block(
-            "SELECT h8, data FROM block WHERE chain = ?1 AND kind = ?2 AND seq > ?3 ORDER BY seq LIMIT 1",
-            (chain, kind, above),
-        )
+        self.block(KIND_ABOVE, (chain, kind, above))
     }
 
     fn proofs(&self) -> Result<Vec<ForkProof>, StoreError> {
@@ -217,15 +213,12 @@ impl ChainStore for SqliteStore {
 
     fn lowest_unknown(&self, owner: &PublicKey) -> Result<u32, StoreError> {
         let Some(chain) = self.chain(owner)? else { return Ok(1) };
-        let prefix: u32 =
-            self.row("SELECT prefix FROM chain WHERE id = ?1", [chain], |row| row.get(0))?.unwrap_or(0);
+        let prefix: u32 = self.row(PREFIX, [chain], |row| row.get(0))?.unwrap_or(0);
         Ok(prefix.saturating_add(1))
     }
 
     fn records(&self, kind: RecordKind) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
-        self.rows("SELECT key, value FROM record WHERE kind = ?1 ORDER BY key", [kind.0], |row| {
-            Ok((row.get(0)?, row.get(1)?))
-        })
+        self.rows(RECORDS, [kind.0], |row| Ok((row.get(0)?, row.get(1)?)))
     }
 }
 
@@ -249,4 +242,41 @@ fn unreadable(error: rusqlite::Error) -> StoreError {
 
 fn sql_limit(limit: usize) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    //= spec/trustchain.md#12-where-we-must-be-better-than-the-reference-each-seen-in-code-or-reproduced
+    #[test]
+    fn every_question_is_answered_by_an_index_over_all_its_terms() {
+        let mut connection = Connection::open_in_memory().expect("memory");
+        super::super::schema::migrate(&mut connection, 0).expect("an empty database");
+        let expected = [
+            (CHAIN_BY_KEY, "(pk=?)"),
+            (KIND_BY_NAME, "(name=?)"),
+            (AT, "block_place (chain=? AND seq=?)"),
+            (NEWEST, "block_place (chain=?)"),
+            (BEFORE, "block_place (chain=? AND seq<?)"),
+            (AFTER, "block_place (chain=? AND seq>?)"),
+            (LINKS, "block_link (link_chain=? AND link_seq=?)"),
+            (RANGE, "block_place (chain=? AND seq>? AND seq<?)"),
+            (BY_HASH, "block_hash (h8=?)"),
+            (KIND_BELOW, "block_kind (chain=? AND kind=? AND seq<?)"),
+            (KIND_ABOVE, "block_kind (chain=? AND kind=? AND seq>?)"),
+            (PREFIX, "PRIMARY KEY (rowid=?)"),
+            (RECORDS, "PRIMARY KEY (kind=?)"),
+        ];
+        for (sql, index) in expected {
+            let mut statement =
+                connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).expect("well formed");
+            let terms = vec![1; statement.parameter_count()];
+            let plan: Vec<String> = statement
+                .query_map(rusqlite::params_from_iter(terms), |row| row.get(3))
+                .and_then(Iterator::collect)
+                .expect("a plan");
+            assert!(plan.len() == 1 && plan[0].ends_with(index), "{sql}: {plan:?}");
+        }
+    }
 }

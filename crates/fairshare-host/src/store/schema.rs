@@ -13,7 +13,9 @@ const MIGRATIONS: [&str; SCHEMA_VERSION as usize] = [VERSION_1];
 
 /// Keys and block types are interned: composite indices over small integers halve the CPU of appending.
 /// `chain.prefix` counts the blocks 1, 2, 3 ... without a gap. `block` is append-only: nothing is ever changed or
-/// deleted there, so `max(id)` is also the number of blocks.
+/// deleted there, so `max(id)` is also the number of blocks. `block_kind` is there because the rules of bandwidth
+/// blocks ask for the last one of its kind: without it, a chain full of other blocks makes each question a long walk.
+/// `link_seq` is null in a proposal, which links to nothing: so the index of links holds agreements only.
 //= spec/trustchain.md#12-where-we-must-be-better-than-the-reference-each-seen-in-code-or-reproduced
 const VERSION_1: &str = "
 CREATE TABLE owner (pk BLOB NOT NULL);
@@ -24,13 +26,14 @@ CREATE TABLE block (
     chain INTEGER NOT NULL,
     seq INTEGER NOT NULL,
     link_chain INTEGER NOT NULL,
-    link_seq INTEGER NOT NULL,
+    link_seq INTEGER,
     kind INTEGER NOT NULL,
     h8 INTEGER NOT NULL,
     data BLOB NOT NULL
 );
 CREATE UNIQUE INDEX block_place ON block (chain, seq);
-CREATE INDEX block_link ON block (link_chain, link_seq) WHERE link_seq > 0;
+CREATE INDEX block_link ON block (link_chain, link_seq) WHERE link_seq IS NOT NULL;
+CREATE INDEX block_kind ON block (chain, kind, seq);
 CREATE INDEX block_hash ON block (h8);
 CREATE TABLE conflict (
     id INTEGER PRIMARY KEY,

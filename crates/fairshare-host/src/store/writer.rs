@@ -234,7 +234,7 @@ fn insert_block(transaction: &Transaction<'_>, block: &HalfBlock) -> rusqlite::R
             chain,
             block.sequence,
             link_chain,
-            block.link_sequence,
+            Some(block.link_sequence).filter(|sequence| *sequence > 0),
             kind,
             h8(&block.hash()),
             &block.packed()[..],
