@@ -19,7 +19,7 @@ type Chain = Vec<Arc<HalfBlock>>;
 /// What was seen, as far as promises are about it.
 #[derive(Debug, Default)]
 pub(crate) struct Watch {
-    /// All machines: their number and whether they are honest.
+    /// All machines: their number and whether they sign honestly.
     people: BTreeMap<PublicKey, (usize, bool)>,
     watch_order: bool,
     /// Each block of an honest key that reached any disk.
@@ -119,6 +119,11 @@ impl Watch {
     /// Bytes went from one machine to another over a stream.
     pub(crate) fn carried(&mut self, from: usize, to: usize, bytes: usize) {
         *self.carried.entry((from, to)).or_default() += bytes as u64;
+    }
+
+    /// Bytes that streams carried from one machine to another.
+    pub(crate) fn carried_from(&self, from: usize, to: usize) -> u64 {
+        self.carried.get(&(from, to)).copied().unwrap_or_default()
     }
 
     /// A forker signed twice.
@@ -237,8 +242,7 @@ impl Watch {
 
     fn carried_between(&self, from: &PublicKey, to: &PublicKey) -> u64 {
         let index = |key| self.people.get(key).map(|(index, _)| *index);
-        let link = index(from).zip(index(to));
-        link.and_then(|link| self.carried.get(&link)).copied().unwrap_or_default()
+        index(from).zip(index(to)).map_or(0, |(from, to)| self.carried_from(from, to))
     }
 
     /// Both ends agree with the blocks.

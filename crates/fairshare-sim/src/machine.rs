@@ -20,6 +20,7 @@ pub(crate) struct Machine {
     pub(crate) address: SocketAddr,
     pub(crate) made: usize,
     pub(crate) wants: Vec<usize>,
+    pub(crate) by_magnet: bool,
     /// Nothing while it is off.
     pub(crate) node: Option<Node<MemoryStore>>,
     /// Counts the starts, so that what was meant for an earlier one is dropped.
@@ -29,6 +30,8 @@ pub(crate) struct Machine {
     pub(crate) journal: Journal,
     /// The store takes nothing any more.
     pub(crate) store_fails: bool,
+    /// It stops while its next own block is written, and is down for so long.
+    pub(crate) crash_at_signing: Option<Duration>,
     pub(crate) disk: Disk,
     /// When the node is woken next.
     pub(crate) wake: Option<Instant>,
@@ -57,6 +60,8 @@ impl Machine {
             address: plan.address,
             made: plan.made,
             wants: plan.wants.clone(),
+            by_magnet: plan.by_magnet,
+            crash_at_signing: None,
             node: None,
             incarnation: 0,
             durable: MemoryStore::new(),
@@ -80,6 +85,11 @@ impl Machine {
 
     pub(crate) fn is_honest(&self) -> bool {
         self.role == Role::Honest
+    }
+
+    /// Whether its chain is in order: a free-rider's is.
+    pub(crate) fn signs_honestly(&self) -> bool {
+        self.role != Role::Forker
     }
 
     /// Its clocks at a time of the world. The monotonic one begins with each start.

@@ -2,6 +2,7 @@
 
 use crate::tracker::ANNOUNCE;
 use fairshare_crypto::{Rng, SecretKey, sha1};
+use fairshare_economy::STRANGER_BYTES;
 use fairshare_swarm::Metainfo;
 use fairshare_swarm::metainfo::TorrentBuilder;
 use fairshare_wire::Instant;
@@ -72,6 +73,8 @@ pub(crate) struct MachinePlan {
     pub(crate) made: usize,
     /// The files it wants.
     pub(crate) wants: Vec<usize>,
+    /// Whether it knows them from magnets only.
+    pub(crate) by_magnet: bool,
 }
 
 /// A file that somebody made.
@@ -86,6 +89,8 @@ pub(crate) struct FilePlan {
 pub(crate) enum Fault {
     /// A machine stops between two instructions, and starts again later.
     Crash { machine: usize, down: Duration },
+    /// The same, while its next own block is on the way to the disk.
+    CrashAtSigning { machine: usize, down: Duration },
     /// The store of a machine takes nothing any more; somebody restarts the machine later.
     StoreFails { machine: usize, restart: Duration },
     /// Two machines do not reach each other for a while.
@@ -102,12 +107,16 @@ pub(crate) struct Plan {
     pub(crate) healed: Instant,
     /// Whether honest machines are friends of each other, or strangers.
     pub(crate) friends: bool,
+    /// What a stranger may take, in charged bytes.
+    pub(crate) stranger_bytes: u64,
 }
 
 /// Each file comes in at least this many pieces.
 const PIECE_LENS: [u32; 3] = [32 << 10, 64 << 10, 256 << 10];
 /// Slow enough that transfers last into the time of faults.
 const UPLINKS: RangeInclusive<u64> = 300_000..=1_500_000;
+/// Less than what a free-rider wants, also at the lowest price.
+const STRANGER_BYTES_SHORT: u64 = 64 << 10;
 const FAULTY_SPAN_S: RangeInclusive<u64> = 20..=60;
 const CLOCK_AHEAD_MS_MAX: u64 = 5_000;
 
@@ -130,7 +139,16 @@ impl Plan {
         let span = between(&mut rng, &FAULTY_SPAN_S);
         let healed = Instant::START + Duration::from_secs(if scenario.faults { span } else { 0 });
         let faults = if scenario.faults { draw_faults(&mut rng, honest, span) } else { Vec::new() };
-        Self { machines, files, faults, healed, friends: rng.chance(1, 2) }
+        // Where somebody takes and never gives, strangers are kept short, and the others do not count as such.
+        let is_short = roles.contains(&Role::FreeRider);
+        Self {
+            machines,
+            files,
+            faults,
+            healed,
+            friends: is_short || rng.chance(1, 2),
+            stranger_bytes: if is_short { STRANGER_BYTES_SHORT } else { STRANGER_BYTES },
+        }
     }
 }
 
@@ -179,6 +197,7 @@ fn draw_machine(rng: &mut Rng, index: usize, role: Role, honest: usize) -> Machi
         clock_ahead_ms: rng.below(CLOCK_AHEAD_MS_MAX),
         made: index,
         wants,
+        by_magnet: rng.chance(1, 4),
     }
 }
 
@@ -194,6 +213,7 @@ fn draw_faults(rng: &mut Rng, honest: usize, span_s: u64) -> Vec<(Instant, Fault
                     Fault::Cut { between: (machine, other), span: millis(rng, 2_000..=15_000) }
                 }
                 1 => Fault::StoreFails { machine, restart: millis(rng, 500..=5_000) },
+                2 | 3 => Fault::CrashAtSigning { machine, down: millis(rng, 50..=8_000) },
                 _ => Fault::Crash { machine, down: millis(rng, 50..=8_000) },
             };
             (at, fault)

@@ -1,7 +1,7 @@
 //! What a host does for its node: datagrams, streams, the store, disks and pages.
 
 use super::{Checked, Moment, World};
-use crate::scenario::{Bug, millis};
+use crate::scenario::{Bug, Fault, millis};
 use crate::trace::Note;
 use fairshare_ledger::{Batch, BlockHash};
 use fairshare_node::{Event, Input, Output};
@@ -13,6 +13,8 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Between the disk having a batch and the node hearing of it.
 const REPORT_MICROS: u64 = 2_000;
+/// A crash during signing falls before, into or shortly after the writing.
+const CRASH_WITHIN_MICROS: u64 = 30_000;
 /// One in so many operations of a disk is slow while things go wrong.
 const SLOW_OPERATIONS: u64 = 15;
 /// One in so many pages does not come while things go wrong.
@@ -79,6 +81,12 @@ impl World {
             }
             let moment = Moment::Persisted { machine, incarnation, tickets: vec![ticket], own };
             self.schedule.put(self.now, moment);
+        }
+        if !self.own_blocks(machine, &batch).is_empty()
+            && let Some(down) = self.machines[machine].crash_at_signing.take()
+        {
+            let at = self.soon(CRASH_WITHIN_MICROS);
+            self.schedule.put(at, Moment::Fault(Fault::Crash { machine, down }));
         }
         self.machines[machine].journal.put(ticket, batch);
         self.schedule.put(at, Moment::Flush { machine, incarnation });

@@ -96,7 +96,7 @@ impl World {
         let rng = Rng::from_seed(wide(seed));
         let machines: Vec<Machine> = plan.machines.iter().map(Machine::new).collect();
         let network = Network::new(rng.fork("network"), machines.len(), scenario.faults);
-        let honest = machines.iter().map(|machine| (machine.public(), machine.is_honest()));
+        let honest = machines.iter().map(|machine| (machine.public(), machine.signs_honestly()));
         let mut world = Self {
             watch: Watch::new(honest, scenario.watch_order),
             rng: rng.fork("world"),

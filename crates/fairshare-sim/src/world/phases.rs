@@ -3,6 +3,7 @@
 use super::{Checked, Moment, World};
 use crate::scenario::{Fault, Role, millis};
 use crate::trace::Note;
+use crate::tracker::ANNOUNCE;
 use fairshare_economy::EconomyConfig;
 use fairshare_ledger::LedgerConfig;
 use fairshare_node::{Command, Input, Node, NodeConfig, Reply};
@@ -35,6 +36,10 @@ const FINISH_WITHIN: Duration = Duration::from_secs(1_800);
 const SETTLE_WITHIN: Duration = Duration::from_secs(1_200);
 /// How often everybody is asked to pay what is owed, one look apart.
 const SETTLE_ROUNDS: u32 = 6;
+/// Real bytes for a charged one at the lowest price.
+const CHARGED_TO_REAL_MAX: u64 = 8;
+/// What is no payload between two machines: handshakes, announcements of pieces, requests.
+const OVERHEAD_MAX: u64 = 256 << 10;
 /// When a forker does what it came for.
 const FORK_AFTER: Duration = Duration::from_secs(12);
 
@@ -91,7 +96,11 @@ impl World {
                 allow_upload: host.role != Role::FreeRider,
                 ..SwarmConfig::default()
             },
-            economy: EconomyConfig { friends: friends.collect(), ..EconomyConfig::default() },
+            economy: EconomyConfig {
+                friends: friends.collect(),
+                stranger_bytes: self.plan.stranger_bytes,
+                ..EconomyConfig::default()
+            },
         }
     }
 
@@ -112,7 +121,7 @@ impl World {
             std::iter::once(made).chain(host.wants.iter().map(|file| (*file, false))).collect();
         for (file, seed) in files {
             let torrent = AddTorrent {
-                source: Source::Metainfo(self.plan.files[file].metainfo.clone()),
+                source: self.source_of(file, seed || !self.machines[machine].by_magnet),
                 root: PathBuf::from("virtual"),
                 seed,
                 peers: Vec::new(),
@@ -122,6 +131,15 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    fn source_of(&self, file: usize, complete: bool) -> Source {
+        let metainfo = self.plan.files[file].metainfo.clone();
+        if complete {
+            return Source::Metainfo(metainfo);
+        }
+        let link = format!("magnet:?xt=urn:btih:{}&tr={ANNOUNCE}", metainfo.info_hash());
+        Source::Magnet(link.parse().expect("a link of our own"))
     }
 
     /// Asks a node something; its answer, if it comes at once.
@@ -136,6 +154,7 @@ impl World {
     pub(super) fn strike(&mut self, fault: Fault) -> Checked {
         match fault {
             Fault::Crash { machine, down } => self.crash(machine, down),
+            Fault::CrashAtSigning { machine, down } => self.machines[machine].crash_at_signing = Some(down),
             Fault::StoreFails { machine, restart } => {
                 self.note(machine, Note::Text("the store takes nothing any more".to_owned()));
                 self.machines[machine].store_fails = true;
@@ -169,6 +188,9 @@ impl World {
 
     pub(super) fn heal(&mut self) -> Checked {
         self.network.heal();
+        for host in &mut self.machines {
+            host.crash_at_signing = None;
+        }
         self.phase = Phase::Healed { since: self.now };
         Ok(())
     }
@@ -230,7 +252,7 @@ impl World {
     /// Payments that are not answered, batches that are not written, forks that are not known everywhere.
     fn open_matters(&self) -> Vec<String> {
         let mut open = Vec::new();
-        for (index, host) in self.machines.iter().enumerate().filter(|(_, host)| host.is_honest()) {
+        for (index, host) in self.machines.iter().enumerate().filter(|(_, host)| host.signs_honestly()) {
             if !host.journal.is_idle() {
                 open.push(format!("node {index} is writing"));
             }
@@ -248,23 +270,41 @@ impl World {
     /// Everything that must hold in the end.
     fn check_all(&mut self) -> Checked {
         for index in 0..self.machines.len() {
-            if self.machines[index].is_honest() {
+            if self.machines[index].signs_honestly() {
                 self.check_machine(index)?;
             }
         }
+        self.check_free_riders()?;
         let honest: Vec<_> = self
             .machines
             .iter()
-            .filter(|host| host.is_honest())
+            .filter(|host| host.signs_honestly())
             .map(|host| (host.public(), &host.durable))
             .collect();
         self.watch.check_payments(&honest)
     }
 
+    /// Who never gives takes from each other machine what a stranger may take, and not more.
+    //= spec/economy.md#53-verdict-grant-settlement
+    fn check_free_riders(&self) -> Checked {
+        let allowed = self.plan.stranger_bytes * CHARGED_TO_REAL_MAX + OVERHEAD_MAX;
+        for taker in (0..self.machines.len()).filter(|index| self.machines[*index].role == Role::FreeRider) {
+            for giver in 0..self.machines.len() {
+                let carried = self.watch.carried_from(giver, taker);
+                if carried > allowed {
+                    return Err(format!(
+                        "node {taker}, a free-rider, took {carried} bytes from node {giver}"
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn check_machine(&mut self, index: usize) -> Checked {
         let host = &self.machines[index];
         self.watch.survived(index, &host.public(), &host.acknowledged, &host.durable)?;
-        for file in &host.wants {
+        for file in host.wants.iter().filter(|_| host.is_honest()) {
             let wanted = &self.plan.files[*file];
             if host.disk.finished(&wanted.metainfo.info_hash()) != Some(wanted.data.as_slice()) {
                 return Err(format!("file {file} at node {index} is not what its author made"));
