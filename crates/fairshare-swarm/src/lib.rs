@@ -23,6 +23,7 @@ pub mod metainfo;
 pub mod node_id;
 pub mod peer_wire;
 pub mod request;
+pub mod tracker;
 
 pub use bitfield::Bitfield;
 pub use identity::{GrantMessage, Refusal, RefusalDetails, RefusalReason};

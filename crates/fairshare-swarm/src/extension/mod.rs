@@ -10,6 +10,7 @@ mod pex;
 
 pub use handshake::{ExtendedHandshake, MAX_NAME_LEN, MAX_NAMES};
 pub use metadata::{METADATA_PIECE_LEN, MetadataMessage, metadata_piece_count};
+pub(crate) use pex::compact_addresses;
 pub use pex::{MAX_PEX_ENTRIES, Pex, PexFlags, PexPeer};
 
 use crate::bencode::BencodeError;

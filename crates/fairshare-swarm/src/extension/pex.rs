@@ -55,10 +55,10 @@ impl Pex {
             return Err(ExtensionError::TooMuch("peers in one exchange"));
         }
         let mut pex = Self::default();
-        pex.added.extend(with_flags(addresses(bytes("added"), V4_LEN)?, bytes("added.f")));
-        pex.added.extend(with_flags(addresses(bytes("added6"), V6_LEN)?, bytes("added6.f")));
-        pex.dropped.extend(addresses(bytes("dropped"), V4_LEN)?);
-        pex.dropped.extend(addresses(bytes("dropped6"), V6_LEN)?);
+        pex.added.extend(with_flags(compact_addresses(bytes("added"), V4_LEN)?, bytes("added.f")));
+        pex.added.extend(with_flags(compact_addresses(bytes("added6"), V6_LEN)?, bytes("added6.f")));
+        pex.dropped.extend(compact_addresses(bytes("dropped"), V4_LEN)?);
+        pex.dropped.extend(compact_addresses(bytes("dropped6"), V6_LEN)?);
         Ok(pex)
     }
 
@@ -86,7 +86,7 @@ impl Pex {
 }
 
 /// Addresses of 6 or 18 bytes each, as trackers and peers write them.
-pub(crate) fn addresses(list: &[u8], entry_len: usize) -> Result<Vec<SocketAddr>, ExtensionError> {
+pub(crate) fn compact_addresses(list: &[u8], entry_len: usize) -> Result<Vec<SocketAddr>, ExtensionError> {
     if !list.len().is_multiple_of(entry_len) {
         return Err(ExtensionError::Length(list.len()));
     }
