@@ -308,3 +308,75 @@ impl fmt::Debug for HalfBlock {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fairshare_crypto::Rng;
+    use proptest::prelude::*;
+
+    fn draft() -> impl Strategy<Value = Draft> {
+        let bytes = |most| prop::collection::vec(any::<u8>(), 0..most);
+        (any::<[u32; 2]>(), any::<[u8; 32]>(), bytes(40), bytes(300), any::<u64>()).prop_map(
+            |([sequence, link_sequence], previous, kind, transaction, timestamp_ms)| Draft {
+                sequence,
+                link_owner: ANY,
+                link_sequence,
+                previous_hash: BlockHash(previous),
+                kind: BlockType::new(&kind),
+                transaction: transaction.into(),
+                timestamp_ms,
+            },
+        )
+    }
+
+    proptest! {
+        //= spec/trustchain.md#2-half-block-layout
+        #[test]
+        fn a_signed_block_survives_its_bytes(draft in draft(), seed in any::<[u8; 32]>()) {
+            let key = SecretKey::generate(&mut Rng::from_seed(seed));
+            let block = HalfBlock::sign(&key, draft.clone());
+            prop_assert_eq!(HalfBlock::parse(&block.to_bytes()), Ok(block.clone()));
+            prop_assert!(block.verify());
+            prop_assert_eq!(block.packed().len(), 268 + draft.kind.as_bytes().len() + draft.transaction.len());
+            prop_assert_eq!((block.sequence, block.link_sequence), (draft.sequence, draft.link_sequence));
+            prop_assert_eq!((block.transaction, block.kind), (draft.transaction, draft.kind));
+            prop_assert_eq!((block.owner, block.timestamp_ms), (key.public(), draft.timestamp_ms));
+        }
+
+        #[test]
+        fn every_change_breaks_the_signature_or_the_form(draft in draft(), at in any::<prop::sample::Index>()) {
+            let key = SecretKey::generate(&mut Rng::from_seed([1; 32]));
+            let mut bytes = HalfBlock::sign(&key, draft).to_bytes();
+            let at = at.index(bytes.len());
+            bytes[at] ^= 4;
+            // The X25519 half of the owner's key decides whose chain it is; it is part of what is signed.
+            prop_assert!(HalfBlock::parse(&bytes).map_or(true, |block| !block.verify()));
+        }
+
+        #[test]
+        fn random_bytes_never_panic(head in prop::collection::vec(any::<u8>(), 200..300), tail in any::<[u8; 8]>()) {
+            let _ = HalfBlock::parse(&head);
+            let _ = HalfBlock::parse(&[vec![0; 255], tail.to_vec()].concat());
+        }
+    }
+
+    #[test]
+    fn a_cut_or_longer_block_is_refused() {
+        let key = SecretKey::generate(&mut Rng::from_seed([1; 32]));
+        let draft = Draft {
+            sequence: 1,
+            link_owner: ANY,
+            link_sequence: 0,
+            previous_hash: GENESIS_HASH,
+            kind: BlockType::BANDWIDTH,
+            transaction: Bytes::from_static(b"a0d"),
+            timestamp_ms: 1,
+        };
+        let bytes = HalfBlock::sign(&key, draft).to_bytes();
+        for len in 0..bytes.len() {
+            assert!(HalfBlock::parse(&bytes[..len]).is_err());
+        }
+        assert!(HalfBlock::parse(&[bytes, vec![0]].concat()).is_err());
+    }
+}

@@ -156,3 +156,68 @@ fn short_id(code: u8, first: &[u8], second: &[u8]) -> [u8; 8] {
     id.copy_from_slice(&sha256(&[&[code], first, second].concat())[..8]);
     id
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::{BlockType, Draft, GENESIS_HASH};
+    use fairshare_crypto::{Rng, SecretKey};
+
+    fn block(seed: u8, sequence: u32, link_sequence: u32, amount: u8) -> Arc<HalfBlock> {
+        let key = SecretKey::generate(&mut Rng::from_seed([seed; 32]));
+        let draft = Draft {
+            sequence,
+            link_owner: SecretKey::generate(&mut Rng::from_seed([99; 32])).public(),
+            link_sequence,
+            previous_hash: GENESIS_HASH,
+            kind: BlockType::from("test"),
+            transaction: vec![b'a', b'1', b'i', b'0' + amount].into(),
+            timestamp_ms: 1,
+        };
+        Arc::new(HalfBlock::sign(&key, draft))
+    }
+
+    //= spec/trustchain.md#13-our-ledger-community
+    #[test]
+    fn a_proof_survives_its_bytes_and_has_one_form_only() {
+        let proof =
+            ForkProof::new(ForkKind::DoubleSign, block(1, 3, 0, 1), block(1, 3, 0, 2)).expect("a proof");
+        let swapped = ForkProof::new(ForkKind::DoubleSign, block(1, 3, 0, 2), block(1, 3, 0, 1));
+        assert_eq!(swapped, Ok(proof.clone()));
+        let bytes = proof.to_bytes();
+        assert_eq!(ForkProof::parse(&bytes), Ok(proof.clone()));
+        assert_eq!(ForkProof::short_id_of(&bytes), Some(proof.short_id()));
+
+        let mut out = Writer::new();
+        out.u8(1).var16(proof.second().packed()).var16(proof.first().packed());
+        assert_eq!(ForkProof::parse(&out.finish()), Err(ForkError::Order));
+        for at in 0..bytes.len() {
+            let mut changed = bytes.clone();
+            changed[at] ^= 1;
+            assert!(ForkProof::parse(&changed).is_err(), "byte {at}");
+        }
+    }
+
+    //= spec/trustchain.md#13-our-ledger-community
+    #[test]
+    fn only_contradictions_of_one_key_are_proofs() {
+        use ForkKind::{DoubleCountersign, DoubleSign};
+        let no = Err(ForkError::NoContradiction);
+        for (kind, one, other, fine) in [
+            (DoubleSign, block(1, 3, 0, 1), block(1, 3, 0, 2), true),
+            (DoubleSign, block(1, 3, 0, 1), block(1, 3, 0, 1), false),
+            (DoubleSign, block(1, 3, 0, 1), block(2, 3, 0, 1), false),
+            (DoubleSign, block(1, 3, 0, 1), block(1, 4, 0, 1), false),
+            (DoubleCountersign, block(1, 3, 7, 1), block(1, 4, 7, 1), true),
+            (DoubleCountersign, block(1, 3, 7, 1), block(1, 3, 7, 2), false),
+            (DoubleCountersign, block(1, 3, 7, 1), block(1, 4, 8, 1), false),
+            (DoubleCountersign, block(1, 3, 0, 1), block(1, 4, 0, 1), false),
+            (DoubleCountersign, block(1, 3, 7, 1), block(2, 4, 7, 1), false),
+        ] {
+            let proof = ForkProof::new(kind, one, other);
+            assert_eq!(proof.is_ok(), fine);
+            assert!(fine || proof == no);
+        }
+        assert_eq!(ForkProof::parse(&[3, 0, 0, 0, 0]), Err(ForkError::Kind(3)));
+    }
+}

@@ -33,6 +33,7 @@ mod engine;
 mod fork;
 mod memory;
 mod output;
+mod report;
 mod store;
 pub mod transaction;
 mod validation;
@@ -50,5 +51,6 @@ pub use output::{
     DeclineReason, LedgerCommunity, LedgerConfig, LedgerEvent, LedgerOutput, MessageError, ProposeError,
     Recipient, Source,
 };
+pub use report::{ChainReport, verify_chain};
 pub use store::{Batch, ChainStore, Entries, Record, RecordKind, StoreError};
 pub use validation::{Level, Rules, Validation, ValidationError, validate};

@@ -281,3 +281,88 @@ fn read_answer(input: &mut Reader<'_>) -> Result<OwnMessage, BlockError> {
 fn narrow(number: i64) -> i32 {
     i32::try_from(number).unwrap_or(if number < 0 { i32::MIN } else { i32::MAX })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::{ANY, BlockType, Draft, GENESIS_HASH};
+    use fairshare_crypto::{Rng, SecretKey};
+    use proptest::prelude::*;
+
+    fn block(number: u32) -> Arc<HalfBlock> {
+        let key = SecretKey::generate(&mut Rng::from_seed([1; 32]));
+        let draft = Draft {
+            sequence: number,
+            link_owner: ANY,
+            link_sequence: 0,
+            previous_hash: GENESIS_HASH,
+            kind: BlockType::BANDWIDTH,
+            transaction: b"a0d".to_vec().into(),
+            timestamp_ms: 1,
+        };
+        Arc::new(HalfBlock::sign(&key, draft))
+    }
+
+    //= spec/trustchain.md#5-messages
+    #[test]
+    fn every_message_of_living_peers_is_read_back() {
+        let owner = block(1).owner;
+        for message in [
+            TrustChainMessage::HalfBlock(block(1)),
+            TrustChainMessage::CrawlRequest { owner, start: -5, end: 7, crawl_id: 3 },
+            TrustChainMessage::CrawlResponse { block: block(1), crawl_id: 2, position: 3, total: 4 },
+            TrustChainMessage::Pair(block(1), block(2)),
+            TrustChainMessage::Broadcast { block: block(1), ttl: 2 },
+            TrustChainMessage::PairBroadcast { first: block(1), second: block(2), ttl: 9 },
+            TrustChainMessage::EmptyCrawlResponse { crawl_id: 8 },
+        ] {
+            let (id, signed) = message.id();
+            assert_eq!(signed, id == 2);
+            let bytes = message.to_bytes();
+            assert_eq!(
+                TrustChainMessage::parse(id, &[bytes.as_slice(), &[0]].concat()).map(|m| m.is_ok()),
+                Some(false)
+            );
+            assert_eq!(TrustChainMessage::parse(id, &bytes), Some(Ok(message)));
+        }
+        assert_eq!(TrustChainMessage::parse(8, &[]), None);
+    }
+
+    //= spec/trustchain.md#11-other-implementations
+    #[test]
+    fn the_wide_crawl_request_of_kotlin_peers_is_read_too() {
+        let owner = block(1).owner;
+        let mut wide = Writer::new();
+        let wide = wide.bytes(owner.as_bytes()).i64(-1).i64(1 << 40).u32(6).finish();
+        let message = TrustChainMessage::CrawlRequest { owner, start: -1, end: 1 << 40, crawl_id: 6 };
+        assert_eq!(TrustChainMessage::parse(2, &wide), Some(Ok(message)));
+    }
+
+    //= spec/trustchain.md#13-our-ledger-community
+    #[test]
+    fn every_message_of_our_own_is_read_back() {
+        let owner = block(1).owner;
+        for message in [
+            OwnMessage::ForkProof(vec![1, 2, 3]),
+            OwnMessage::ProofsKnown { count: 9, sample: vec![[1; 8]; PROOF_IDS_MAX] },
+            OwnMessage::ProofsWanted(vec![[2; 8]]),
+            OwnMessage::CrawlRequest { owner, start: 1, end: u32::MAX, crawl_id: 4 },
+            OwnMessage::CrawlAnswer { crawl_id: 4, part: 1, parts: 2, blocks: vec![block(1), block(2)] },
+        ] {
+            let (id, signed) = message.id();
+            assert_eq!(signed, matches!(id, 2..=4));
+            assert_eq!(OwnMessage::parse(id, &message.to_bytes()), Some(Ok(message)));
+        }
+        let too_many = [vec![33], vec![0; 33 * 8]].concat();
+        assert!(OwnMessage::parse(3, &too_many).is_some_and(|message| message.is_err()));
+    }
+
+    proptest! {
+        #[test]
+        fn random_payloads_never_panic(id in 0..10u8, payload in prop::collection::vec(any::<u8>(), 0..700)) {
+            let _ = TrustChainMessage::parse(id, &payload);
+            let _ = OwnMessage::parse(id, &payload);
+            let _ = crate::fork::ForkProof::parse(&payload);
+        }
+    }
+}

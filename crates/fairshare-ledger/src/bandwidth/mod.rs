@@ -187,3 +187,74 @@ fn read_via(via: &Value, charge: u64) -> Option<Vec<(PublicKey, u64)>> {
 fn pair(name: &str, value: Value) -> (Value, Value) {
     (Value::Bytes(name.as_bytes().to_vec()), value)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fairshare_crypto::{Rng, SecretKey};
+
+    fn key(seed: u8) -> PublicKey {
+        SecretKey::generate(&mut Rng::from_seed([seed; 32])).public()
+    }
+
+    fn settled(charge: Option<u64>, via: Vec<(PublicKey, u64)>) -> Bandwidth {
+        let settlement = Some(Settlement { cum: 70, ctx: [5; 8], charge, via });
+        Bandwidth { down: 50, total_up: 1, total_down: 50, settlement, ..Bandwidth::default() }
+    }
+
+    fn sorted(mut via: Vec<(PublicKey, u64)>) -> Vec<(PublicKey, u64)> {
+        via.sort();
+        via
+    }
+
+    //= spec/blocks.md#3-rules-per-type
+    #[test]
+    fn what_is_written_is_read_back() {
+        let via = sorted((1..=8).map(|seed| (key(seed), u64::from(seed))).collect());
+        for bandwidth in [
+            Bandwidth { down: 1, total_down: 1, ..Bandwidth::default() },
+            settled(None, Vec::new()),
+            settled(Some(0), Vec::new()),
+            settled(Some(36), via),
+        ] {
+            assert_eq!(Bandwidth::decode(&bandwidth.encode()), Ok(bandwidth));
+        }
+        let plain = Bandwidth { up: 2, down: 1, total_up: 3, total_down: 4, ..Bandwidth::default() };
+        assert_eq!(&plain.encode()[..], b"a4d2bup1i24bdown1i18btotal_up1i310btotal_down1i4");
+    }
+
+    //= spec/blocks.md#3-rules-per-type
+    #[test]
+    fn a_settlement_of_a_wrong_form_is_a_fault_and_no_tunnel_account() {
+        let via = |entries| settled(Some(20), entries);
+        let unsorted: Vec<_> = sorted(vec![(key(1), 1), (key(2), 1)]).into_iter().rev().collect();
+        let many = sorted((1..=17).map(|seed| (key(seed), 1)).collect());
+        for bandwidth in [
+            settled(Some(51), Vec::new()),
+            settled(None, vec![(key(1), 1)]),
+            via(vec![(key(1), 21)]),
+            via(vec![(key(1), 0)]),
+            via(vec![(key(1), 1), (key(1), 1)]),
+            via(vec![(crate::ANY, 1)]),
+            via(unsorted),
+            via(many),
+        ] {
+            let read = Bandwidth::decode(&bandwidth.encode()).expect("valid for the chain");
+            assert!(read.settlement.is_none() && read.fault.is_some(), "{bandwidth:?}");
+        }
+        let alone = b"a5d2bup1i04bdown1i18btotal_up1i010btotal_down1i13bcum1i1";
+        assert_eq!(Bandwidth::decode(alone).map(|read| read.fault), Ok(Some(SettlementFault::Missing)));
+    }
+
+    #[test]
+    fn text_keys_are_read_and_bytes_keys_win() {
+        let text = b"a4d2sup1i24sdown1i18stotal_up1i310stotal_down1i4";
+        let read = Bandwidth::decode(text).expect("readable");
+        assert_eq!((read.up, read.down, read.total_up, read.total_down), (2, 1, 3, 4));
+        let both = b"a5d2sup1i92bup1i24bdown1i18btotal_up1i310btotal_down1i4";
+        assert_eq!(Bandwidth::decode(both).map(|read| read.up), Ok(2));
+        assert_eq!(Bandwidth::decode(b"a1d2bup1i1"), Err(BandwidthError::Field("down")));
+        let negative = b"a4d2bup2i-14bdown1i18btotal_up1i310btotal_down1i4";
+        assert_eq!(Bandwidth::decode(negative), Err(BandwidthError::Field("up")));
+    }
+}

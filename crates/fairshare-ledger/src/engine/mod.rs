@@ -17,6 +17,7 @@ mod view;
 use crate::block::{BlockHash, HalfBlock};
 use crate::memory::MemoryStore;
 use crate::output::{LedgerConfig, LedgerEvent, LedgerOutput, Source};
+use crate::report::{ChainReport, verify_chain};
 use crate::store::{ChainStore, StoreError};
 use crawling::Crawling;
 use fairshare_crypto::{PublicKey, Rng, SecretKey};
@@ -144,6 +145,11 @@ impl<S: ChainStore> Ledger<S> {
     /// The block with this hash, on disk or not.
     pub fn block(&self, hash: &BlockHash) -> Result<Option<Arc<HalfBlock>>, StoreError> {
         self.view().by_hash(hash)
+    }
+
+    /// Judges the whole known chain of `owner` again.
+    pub fn verify_chain(&self, owner: &PublicKey) -> Result<ChainReport, StoreError> {
+        verify_chain(&self.view(), owner)
     }
 
     /// Own proposals that nobody agreed to yet, ascending by number.

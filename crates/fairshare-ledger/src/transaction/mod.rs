@@ -294,3 +294,185 @@ fn write_head(out: &mut Vec<u8>, count: usize, tag: u8) {
     out.extend_from_slice(count.to_string().as_bytes());
     out.push(tag);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn int(text: &str) -> Value {
+        Value::Int(Integer::parse(text.as_bytes()).expect("digits"))
+    }
+
+    //= spec/trustchain.md#3-transaction-encoding
+    #[test]
+    fn reads_what_the_reference_reads() {
+        for (input, value) in [
+            ("a2i+5", int("5")),
+            ("a4i 5\r\x0b", int("5")),
+            ("a5i0_0_7", int("7")),
+            ("a3i-12", int("-12")),
+            ("a2J10", int("10")),
+            ("a9i12", int("12")),
+            ("a007i1234567", int("1234567")),
+            ("a9f4.2", Value::Float(Float(4.2))),
+            ("a8f 1_0.e1 ", Value::Float(Float(100.0))),
+            ("a2f.5", Value::Float(Float(0.5))),
+            ("a8fInFinity", Value::Float(Float(f64::INFINITY))),
+            ("a9finfinityxx", Value::Float(Float(f64::INFINITY))),
+            ("a4f-NaN", Value::Float(Float(f64::NAN))),
+            ("a5f1e999", Value::Float(Float(f64::INFINITY))),
+            ("a0n", Value::None),
+            ("a2L1i10T", Value::Set(vec![int("1")])),
+            ("a2L1s11b1", Value::Set(vec![Value::Text("1".into()), Value::Bytes(b"1".to_vec())])),
+            ("a2t0T0F", Value::Tuple(vec![Value::Bool(true), Value::Bool(false)])),
+        ] {
+            let decoded = decode(input.as_bytes());
+            if input.ends_with("xx") {
+                assert_eq!(decoded, Err(TransactionError::Number), "{input}");
+            } else {
+                assert_eq!(decoded.map(|(value, _)| value), Ok(value), "{input}");
+            }
+        }
+    }
+
+    //= spec/trustchain.md#3-transaction-encoding
+    #[test]
+    fn refuses_what_the_reference_refuses() {
+        for input in [
+            "",
+            "a",
+            "b0d",
+            "ad",
+            "a1x0",
+            "a0i",
+            "a1i_",
+            "a2i1_",
+            "a3i1__",
+            "a2i--",
+            "a3i+ 5",
+            "a1f.",
+            "a4f0x10",
+            "a3f1_.",
+            "a2fe5",
+            "a9b1",
+            "a9s1",
+            "a1s\u{80}",
+            "a1n",
+            "a1T",
+            "a1d0n",
+            "a2d1i10n1i10n",
+            "a2d0T0n3f1.00n",
+            "a2d2f-00n0F0n",
+            "a1L0l",
+            "a1d0l0n",
+            "a1d1t0d0n",
+            "a9l",
+            "a99999999999999999999999d",
+            "a1l",
+        ] {
+            assert!(decode(input.as_bytes()).is_err(), "{input}");
+        }
+    }
+
+    #[test]
+    fn nan_keys_are_never_the_same_and_large_floats_equal_their_ints() {
+        assert!(decode(b"a2d3fnan0n3fnan0n").is_ok());
+        assert_eq!(decode(b"a2d4f1e220n23i100000000000000000000000n"), Err(TransactionError::DuplicateKey));
+        assert_eq!(decode(b"a2L1t1i11t3f1.0"), Ok((Value::Set(vec![Value::Tuple(vec![int("1")])]), 15)));
+    }
+
+    #[test]
+    fn numbers_beyond_any_machine_word_survive() {
+        let digits = format!("-{}", "9".repeat(INTEGER_DIGITS_MAX));
+        let value = int(&digits);
+        assert_eq!(decode(&encode(&value)), Ok((value, 4307)));
+        assert!(Integer::parse("1".repeat(INTEGER_DIGITS_MAX + 1).as_bytes()).is_err());
+    }
+
+    #[test]
+    fn nesting_is_bounded() {
+        let nested = |depth: usize| [b"a".to_vec(), b"1l".repeat(depth - 1), b"0n".to_vec()].concat();
+        assert!(decode(&nested(DEPTH_MAX)).is_ok());
+        assert_eq!(decode(&nested(DEPTH_MAX + 1)), Err(TransactionError::Depth));
+        assert!(decode(&nested(100_000)).is_err());
+    }
+
+    //= spec/trustchain.md#3-transaction-encoding
+    #[test]
+    fn floats_are_printed_like_in_python() {
+        for (number, text) in [
+            (0.0, "0.0"),
+            (-0.0, "-0.0"),
+            (4.2, "4.2"),
+            (100.0, "100.0"),
+            (0.1, "0.1"),
+            (0.0001, "0.0001"),
+            (0.00012345, "0.00012345"),
+            (0.00001, "1e-05"),
+            (1.5e-7, "1.5e-07"),
+            (1e15, "1000000000000000.0"),
+            (123_456_789_012_345.6, "123456789012345.6"),
+            (1e16, "1e+16"),
+            (1.5e300, "1.5e+300"),
+            (5e-324, "5e-324"),
+            (1.797_693_134_862_315_7e308, "1.7976931348623157e+308"),
+            (f64::NEG_INFINITY, "-inf"),
+            (-f64::NAN, "nan"),
+        ] {
+            assert_eq!(Float(number).to_string(), text);
+        }
+    }
+
+    fn value() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::None),
+            any::<bool>().prop_map(Value::Bool),
+            any::<i128>().prop_map(|number| Value::Int(Integer::from(number))),
+            "-[1-9][0-9]{38,60}".prop_map(|digits| int(&digits)),
+            any::<f64>().prop_map(|number| Value::Float(Float(number))),
+            ".{0,8}".prop_map(Value::Text),
+            prop::collection::vec(any::<u8>(), 0..8).prop_map(Value::Bytes),
+        ];
+        leaf.prop_recursive(4, 32, 5, |inner| {
+            let values = prop::collection::vec(inner.clone(), 0..5);
+            let keys = prop::collection::btree_map(any::<u64>(), inner, 0..5);
+            prop_oneof![
+                values.clone().prop_map(Value::List),
+                values.prop_map(Value::Tuple),
+                prop::collection::btree_set(any::<u64>(), 0..5)
+                    .prop_map(|members| Value::Set(members.into_iter().map(Value::from).collect())),
+                keys.prop_map(|pairs| {
+                    Value::Dict(pairs.into_iter().map(|(key, value)| (Value::from(key), value)).collect())
+                }),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read_back(value in value(), rest in prop::collection::vec(any::<u8>(), 0..4)) {
+            let encoded = encode(&value);
+            let len = encoded.len();
+            prop_assert_eq!(decode(&[encoded, rest].concat()), Ok((value, len)));
+        }
+
+        #[test]
+        fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = decode(&bytes);
+        }
+
+        #[test]
+        fn random_tokens_never_panic(tokens in "a[0-3ifsbltLdnTFJ_e. +-]{0,80}") {
+            if let Ok((value, _)) = decode(tokens.as_bytes()) {
+                prop_assert_eq!(decode(&encode(&value)).map(|(value, _)| value), Ok(value));
+            }
+        }
+
+        #[test]
+        fn a_float_survives_its_text(bits in any::<u64>()) {
+            let number = Float(f64::from_bits(bits));
+            prop_assert_eq!(Float::parse(number.to_string().as_bytes()), Ok(number));
+        }
+    }
+}
