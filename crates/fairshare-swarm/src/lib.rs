@@ -13,20 +13,56 @@
 //! # Ok::<(), fairshare_swarm::magnet::MagnetError>(())
 //! ```
 
+mod addresses;
 pub mod allowed_fast;
+mod announcing;
 pub mod bencode;
 pub mod bitfield;
+mod candidates;
+mod choker;
+mod config;
+mod connection;
+mod context;
+mod dealing;
+mod download;
+mod duplicates;
+mod event;
+mod exchange;
 pub mod extension;
+mod geometry;
+mod giving;
 pub mod identity;
+mod lifecycle;
 pub mod magnet;
+mod metadata;
 pub mod metainfo;
+mod negotiation;
 pub mod node_id;
+mod open_piece;
+mod outbox;
 pub mod peer_wire;
+mod picker;
+mod proving;
+mod rarity;
+mod rate;
 pub mod request;
+mod rounds;
+mod swarm;
+mod taking;
+mod timed_set;
+mod torrent;
 pub mod tracker;
+mod upload;
 
+pub use addresses::AddressSource;
 pub use bitfield::Bitfield;
+pub use config::{AddTorrent, Source, SwarmConfig};
+pub use event::{
+    CloseReason, ConnectionStatus, StreamId, SwarmEvent, SwarmOutput, TorrentState, TorrentStatus, Verdict,
+};
+pub use geometry::BLOCK_LEN;
 pub use identity::{GrantMessage, Refusal, RefusalDetails, RefusalReason};
 pub use magnet::Magnet;
 pub use metainfo::{FileEntry, InfoHash, Metainfo};
 pub use request::{Completion, DiskError, Request};
+pub use swarm::{AddError, Swarm, UnknownTorrent};

@@ -1,0 +1,116 @@
+//! Telling trackers about a torrent, and taking the peers they tell.
+//= spec/swarm.md#10-discovery
+
+use crate::addresses::{AddressSource, is_local};
+use crate::context::{Context, Purpose};
+use crate::event::SwarmEvent;
+use crate::picker::Picker;
+use crate::request::Request;
+use crate::torrent::{Phase, Torrent};
+use crate::tracker::{AnnounceEvent, AnnounceReply, AnnounceRequest, Due, TrackerId};
+use bytes::Bytes;
+use fairshare_wire::Now;
+use std::net::IpAddr;
+
+/// Peers asked for in an announcement.
+const WANTED: u32 = 100;
+/// Bytes said to be missing while the size is not known: anything but 0, which would mean a seed.
+const LEFT_UNKNOWN: u64 = 1;
+
+impl Torrent {
+    /// Makes the announcements that are due.
+    pub(crate) fn tick_announces(&mut self, cx: &mut Context, now: Now) {
+        if !matches!(self.phase, Phase::Metadata | Phase::Active) {
+            return;
+        }
+        while let Some(due) = self.announcer.poll(now.mono) {
+            self.announce(cx, &due);
+        }
+    }
+
+    /// Says farewell to the trackers; nobody waits for their answers.
+    pub(crate) fn announce_stopped(&mut self, cx: &mut Context) {
+        for due in self.announcer.stop() {
+            self.announce(cx, &due);
+        }
+    }
+
+    fn announce(&mut self, cx: &mut Context, due: &Due) {
+        let totals = self.totals();
+        let complete = self.picker.as_ref().is_some_and(Picker::is_complete);
+        let stopping = due.event == Some(AnnounceEvent::Stopped);
+        let request = AnnounceRequest {
+            info_hash: self.info_hash,
+            peer_id: self.peer_id,
+            port: cx.config.listen_port,
+            uploaded: totals.uploaded,
+            downloaded: totals.downloaded,
+            left: self.left(),
+            num_want: if complete || stopping { 0 } else { WANTED },
+            key: self.tracker_key,
+            event: due.event,
+            tracker_id: due.tracker_id.as_deref(),
+            ipv4: None,
+            ipv6: None,
+            supports_encryption: false,
+        };
+        let url = request.url(&due.url);
+        self.tracker_urls.insert(due.tracker, due.url.clone());
+        cx.request(self.info_hash, Purpose::Announce { tracker: due.tracker }, Request::HttpGet { url });
+    }
+
+    /// A tracker's page came, or why there is none.
+    pub(crate) fn on_page(
+        &mut self,
+        cx: &mut Context,
+        now: Now,
+        tracker: TrackerId,
+        page: Result<Bytes, String>,
+    ) {
+        let reply = match page {
+            Ok(page) => AnnounceReply::parse(&page),
+            Err(reason) => {
+                self.announcer.failed(now.mono, tracker, None);
+                return self.tracker_told(cx, tracker, Err(reason));
+            }
+        };
+        match reply {
+            Ok(reply) => {
+                self.announcer.answered(now.mono, tracker, &reply);
+                let local_source = self.tracker_is_local(tracker);
+                self.add_addresses(now.mono, &reply.peers, AddressSource::Tracker, local_source);
+                self.tracker_told(cx, tracker, Ok(reply.peers.len()));
+            }
+            Err(error) => {
+                self.announcer.failed(now.mono, tracker, Some(&error));
+                self.tracker_told(cx, tracker, Err(error.to_string()));
+            }
+        }
+        self.tick_announces(cx, now);
+    }
+
+    fn tracker_told(&self, cx: &mut Context, tracker: TrackerId, result: Result<usize, String>) {
+        let url = self.tracker_urls.get(&tracker).cloned().unwrap_or_default();
+        cx.event(SwarmEvent::TrackerAnswered { torrent: self.info_hash, url, result });
+    }
+
+    /// Whether the tracker stands on a local network, so that local addresses of it are believed.
+    //= spec/swarm.md#109-addresses-from-outside-are-untrusted
+    fn tracker_is_local(&self, tracker: TrackerId) -> bool {
+        let url = self.tracker_urls.get(&tracker).map_or("", String::as_str);
+        let authority =
+            url.split_once("://").map_or("", |(_, rest)| rest).split(['/', '?']).next().unwrap_or("");
+        let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+        let name = match host.strip_prefix('[') {
+            Some(rest) => rest.split(']').next().unwrap_or(""),
+            None => host.split(':').next().unwrap_or(""),
+        };
+        name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(is_local)
+    }
+
+    fn left(&self) -> u64 {
+        let (Some(metainfo), Some(picker)) = (&self.metainfo, &self.picker) else { return LEFT_UNKNOWN };
+        let held: u64 = picker.held().iter().map(|piece| u64::from(metainfo.piece_size(piece))).sum();
+        metainfo.total_len() - held
+    }
+}

@@ -1,0 +1,135 @@
+//! What all torrents of the engine share: settings, outputs, tickets of open requests, and the limits that count
+//! across torrents.
+
+use crate::config::SwarmConfig;
+use crate::event::{StreamId, SwarmEvent, SwarmOutput};
+use crate::metainfo::InfoHash;
+use crate::request::Request;
+use crate::tracker::TrackerId;
+use fairshare_crypto::{PublicKey, Rng};
+use fairshare_wire::Instant;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+/// Blocks held in memory or asked for, whose pieces are not verified: beyond this nothing is requested.
+//= spec/swarm.md#31-hard-limits-against-hostile-peers-all-configurable-these-are-defaults
+pub(crate) const MAX_UNVERIFIED_BYTES: u64 = 256 << 20;
+
+/// What a request was made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    Open,
+    Store { piece: u32 },
+    Read { id: StreamId },
+    Save { finished: bool },
+    Close,
+    Announce { tracker: TrackerId },
+}
+
+/// Shared by all torrents; handed to each of their verbs.
+#[derive(Debug)]
+pub(crate) struct Context {
+    /// The settings.
+    pub(crate) config: SwarmConfig,
+    /// The public half of the identity, if there is one.
+    pub(crate) own_key: Option<PublicKey>,
+    /// Randomness that belongs to no torrent.
+    pub(crate) rng: Rng,
+    /// Outputs in order.
+    pub(crate) out: VecDeque<SwarmOutput>,
+    /// Connections with messages that were not put out yet.
+    pub(crate) unflushed: BTreeSet<(InfoHash, StreamId)>,
+    /// Sessions whose totals changed since they were last told.
+    pub(crate) changed: BTreeSet<(InfoHash, StreamId)>,
+    /// Streams that we closed and the engine's table still lists.
+    pub(crate) closed: Vec<StreamId>,
+    /// When an evaluation of some choker is due, apart from the tick.
+    pub(crate) wake: Option<Instant>,
+    /// Bytes held or asked for in unverified pieces, over all torrents.
+    pub(crate) unverified_bytes: u64,
+    tickets: BTreeMap<u64, (InfoHash, Purpose)>,
+    next_ticket: u64,
+    next_stream: u64,
+    dials: DialRate,
+}
+
+impl Context {
+    /// A context without any torrent.
+    pub(crate) fn new(config: SwarmConfig, rng: Rng) -> Self {
+        Self {
+            own_key: config.identity.as_ref().map(fairshare_crypto::SecretKey::public),
+            dials: DialRate { per_second: config.max_dials_per_second, ..DialRate::default() },
+            config,
+            rng,
+            out: VecDeque::new(),
+            unflushed: BTreeSet::new(),
+            changed: BTreeSet::new(),
+            closed: Vec::new(),
+            wake: None,
+            unverified_bytes: 0,
+            tickets: BTreeMap::new(),
+            next_ticket: 0,
+            next_stream: 0,
+        }
+    }
+
+    /// Puts an event out.
+    pub(crate) fn event(&mut self, event: SwarmEvent) {
+        self.out.push_back(SwarmOutput::Event(event));
+    }
+
+    /// Closes a stream after what was written to it.
+    pub(crate) fn close(&mut self, id: StreamId) {
+        self.closed.push(id);
+        self.out.push_back(SwarmOutput::Close(id));
+    }
+
+    /// Asks to be woken at `at`.
+    pub(crate) fn wake_at(&mut self, at: Instant) {
+        self.wake = Some(self.wake.map_or(at, |wake| wake.min(at)));
+    }
+
+    /// Puts a request out and remembers what it is for.
+    pub(crate) fn request(&mut self, torrent: InfoHash, purpose: Purpose, request: Request) -> u64 {
+        self.next_ticket += 1;
+        let ticket = self.next_ticket;
+        self.tickets.insert(ticket, (torrent, purpose));
+        self.out.push_back(SwarmOutput::Request { ticket, request });
+        ticket
+    }
+
+    /// What the ticket was for; it is used up.
+    pub(crate) fn take_ticket(&mut self, ticket: u64) -> Option<(InfoHash, Purpose)> {
+        self.tickets.remove(&ticket)
+    }
+
+    /// A number for a stream that we open: even, never used before.
+    pub(crate) fn new_stream(&mut self) -> StreamId {
+        self.next_stream += 2;
+        StreamId(self.next_stream)
+    }
+
+    /// Whether one more connection may be begun in this second; counts it if so.
+    pub(crate) fn may_dial(&mut self, now: Instant) -> bool {
+        self.dials.take(now)
+    }
+}
+
+/// Connections begun in the current second.
+#[derive(Clone, Copy, Debug, Default)]
+struct DialRate {
+    per_second: u32,
+    since: Instant,
+    begun: u32,
+}
+
+impl DialRate {
+    fn take(&mut self, now: Instant) -> bool {
+        if now.since(self.since) >= Duration::from_secs(1) {
+            (self.since, self.begun) = (now, 0);
+        }
+        let free = self.begun < self.per_second;
+        self.begun += u32::from(free);
+        free
+    }
+}
