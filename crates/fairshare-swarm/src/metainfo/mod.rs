@@ -188,3 +188,6 @@ impl fmt::Debug for Metainfo {
         write!(f, "Metainfo({info_hash}, {name:?}, {piece_count} pieces, {total_len} bytes)")
     }
 }
+
+#[cfg(test)]
+mod tests;
