@@ -3,7 +3,7 @@
 use crate::bandwidth::Bandwidth;
 use crate::block::{BlockType, HalfBlock};
 use crate::store::{ChainStore, StoreError};
-use crate::validation::{Rules, validate};
+use crate::validation::{Rules, other_half, validate};
 use fairshare_crypto::PublicKey;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -108,10 +108,10 @@ fn verify_block<S: ChainStore>(
     }
     report.blocks += 1;
     report.newest = block.sequence;
-    for error in validate(store, block, Rules::Typed)?.errors {
+    for error in validate(store, block, Rules::Kept)?.errors {
         report.error(block.sequence, error.text());
     }
-    if store.linked(block)?.is_some() {
+    if other_half(store, block)?.is_some() {
         report.paired += 1;
     } else if block.is_proposal() && !block.is_source() {
         report.unanswered += 1;

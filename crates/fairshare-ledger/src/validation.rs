@@ -168,24 +168,28 @@ impl fmt::Display for ValidationError {
 /// Which rules apply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rules {
-    /// Those of every block only.
+    /// Those of every block, as in living peers.
     Base,
-    /// Those of the block's type too.
+    /// Those of the block's type too, as in living peers.
     Typed,
+    /// Those by which a ledger keeps blocks: as `Typed`, but an agreement by a key that was not asked is nobody's
+    /// other half. Living peers take it for one if it comes first, so that any stranger can make them refuse a
+    /// proposal that it saw coming; and which blocks they keep depends on the order.
+    Kept,
 }
 
 /// Judges `block` against what `store` holds.
 pub fn validate<S: ChainStore>(store: &S, block: &HalfBlock, rules: Rules) -> Result<Validation, StoreError> {
-    let near = Neighbours::of(store, block)?;
+    let near = Neighbours::of(store, block, rules)?;
     let mut errors = Vec::new();
-    if rules == Rules::Typed && block.kind == BlockType::BANDWIDTH {
+    if rules != Rules::Base && block.kind == BlockType::BANDWIDTH {
         let (known, link) = (near.known.as_deref(), near.link.as_deref());
         bandwidth::check(store, block, known, link, &mut errors)?;
     }
     let unsigned = check_invariants(block, &mut errors);
     let double_sign = check_known(block, near.known, unsigned, &mut errors);
     let mut double_countersign = match &near.link {
-        Some(link) => check_link(store, block, link, &mut errors)?,
+        Some(link) => check_link(store, block, link, rules, &mut errors)?,
         None => None,
     };
     check_chain(block, near.previous.as_deref(), near.next.as_deref(), &mut errors);
@@ -212,14 +216,26 @@ struct Neighbours {
 }
 
 impl Neighbours {
-    fn of<S: ChainStore>(store: &S, block: &HalfBlock) -> Result<Self, StoreError> {
+    fn of<S: ChainStore>(store: &S, block: &HalfBlock, rules: Rules) -> Result<Self, StoreError> {
         Ok(Self {
             known: store.get(&block.owner, block.sequence)?,
-            link: store.linked(block)?,
+            link: if rules == Rules::Kept { other_half(store, block)? } else { store.linked(block)? },
             previous: store.before(&block.owner, block.sequence)?,
             next: store.after(&block.owner, block.sequence)?,
         })
     }
+}
+
+/// The block at the place that an agreement names, or the agreement of the key that a proposal is for.
+pub(crate) fn other_half<S: ChainStore>(
+    store: &S,
+    block: &HalfBlock,
+) -> Result<Option<Arc<HalfBlock>>, StoreError> {
+    if !block.is_proposal() {
+        return store.get(&block.link_owner, block.link_sequence);
+    }
+    let agreements = store.links_to(&block.owner, block.sequence)?;
+    Ok(agreements.into_iter().find(|agreement| agreement.owner == block.link_owner))
 }
 
 fn level(block: &HalfBlock, previous: Option<&HalfBlock>, next: Option<&HalfBlock>) -> Level {
@@ -301,6 +317,7 @@ fn check_link<S: ChainStore>(
     store: &S,
     block: &HalfBlock,
     link: &HalfBlock,
+    rules: Rules,
     errors: &mut Vec<ValidationError>,
 ) -> Result<Option<Arc<HalfBlock>>, StoreError> {
     // A source block is not refused because somebody agreed to it: the reference's defect, fixed here.
@@ -311,7 +328,8 @@ fn check_link<S: ChainStore>(
     } else if block.owner != link.link_owner && !link.is_source() {
         errors.push(ValidationError::LinkedPublicKeyMismatch);
     } else if !block.is_proposal() && !link.is_source() {
-        let other = store.linked(link)?.filter(|other| other.hash() != block.hash());
+        let other = if rules == Rules::Kept { other_half(store, link)? } else { store.linked(link)? };
+        let other = other.filter(|other| other.hash() != block.hash());
         if let Some(other) = other {
             errors.push(ValidationError::DoubleCountersign);
             return Ok(Some(other).filter(|other| contradicts(block, other)));

@@ -485,3 +485,132 @@ fn one_source_cannot_flood_the_store() {
     }
     assert_eq!(stored.len(), 2000);
 }
+
+/// A source block of a key that is nobody here.
+fn stranger(seed: u8) -> Arc<HalfBlock> {
+    let key = fairshare_crypto::SecretKey::generate(&mut Rng::from_seed([seed; 32]));
+    let draft = Draft {
+        sequence: 1,
+        link_owner: fairshare_ledger::ANY,
+        link_sequence: 0,
+        previous_hash: GENESIS_HASH,
+        kind: TEST.into(),
+        transaction: Bytes::from_static(b"a0d"),
+        timestamp_ms: 1,
+    };
+    Arc::new(HalfBlock::sign(&key, draft))
+}
+
+//= spec/trustchain.md#5-1-receiving
+#[test]
+fn a_valid_broadcast_goes_on_once_and_an_invalid_one_not_at_all() {
+    let mut world = World::new(17, 2, Faults::default());
+    let now = world.now;
+    let mut relayed = |block: &HalfBlock, ttl: u32| {
+        let payload = [block.packed(), ttl.to_be_bytes().as_slice()].concat();
+        let ledger = &mut world.nodes[0].ledger;
+        ledger
+            .handle_message(now, LedgerCommunity::TrustChain, address(1), None, 5, &payload)
+            .expect("readable");
+        let outputs = std::iter::from_fn(|| ledger.poll());
+        let sent: Vec<_> = outputs.filter(|output| matches!(output, LedgerOutput::Send { .. })).collect();
+        let [LedgerOutput::Send { to: Recipient::Random(25), id: 5, payload, .. }] = sent.as_slice() else {
+            assert!(sent.is_empty());
+            return None;
+        };
+        payload.last().copied()
+    };
+    assert_eq!(relayed(&stranger(1), 1), None, "one hop was meant");
+    assert_eq!(relayed(&stranger(2), 2), Some(1));
+    assert_eq!(relayed(&stranger(2), 2), None, "heard before");
+    assert_eq!(relayed(&stranger(3), u32::MAX), Some(3), "no sender decides how far it floods");
+    let mut changed = stranger(4).to_bytes();
+    changed[200] ^= 1;
+    assert_eq!(relayed(&HalfBlock::parse(&changed).expect("readable"), 2), None);
+}
+
+//= spec/trustchain.md#5-1-receiving
+#[test]
+fn a_broadcast_alone_is_never_signed() {
+    let mut world = World::new(18, 2, Faults::default());
+    let proposal = pay(&mut world, 1, 0, 1000).expect("signed");
+    let payload = [proposal.packed(), [0, 0, 0, 1].as_slice()].concat();
+    let now = world.now;
+    let ledger = &mut world.nodes[0].ledger;
+    ledger.handle_message(now, LedgerCommunity::TrustChain, address(1), None, 5, &payload).expect("readable");
+    let wanted = std::iter::from_fn(|| ledger.poll())
+        .any(|output| matches!(output, LedgerOutput::Event(LedgerEvent::AgreementWanted(_))));
+    assert!(!wanted);
+    world.hand(0, 1, &proposal);
+    assert_eq!(world.nodes[0].ledger.own_length(), 1, "the proposal itself is");
+}
+
+//= spec/trustchain.md#5-1-receiving
+#[test]
+fn crawl_answers_are_bounded_and_an_empty_one_says_so() {
+    let mut world = World::new(19, 3, Faults::default());
+    for _ in 0..15 {
+        pay(&mut world, 0, 1, 1000).expect("signed");
+        world.run(Duration::from_millis(300));
+    }
+    let (now, owner) = (world.now, world.key(0));
+    let mut ask = |start: i32, end: i32| {
+        let mut payload = owner.as_bytes().to_vec();
+        payload.extend_from_slice(&start.to_be_bytes());
+        payload.extend_from_slice(&end.to_be_bytes());
+        payload.extend_from_slice(&[0, 0, 0, 9]);
+        let ledger = &mut world.nodes[1].ledger;
+        ledger
+            .handle_message(now, LedgerCommunity::TrustChain, address(2), Some(owner), 2, &payload)
+            .expect("answered");
+        let outputs = std::iter::from_fn(|| ledger.poll());
+        let id = |output| match output {
+            LedgerOutput::Send { id, .. } => id,
+            other => panic!("only answers: {other:?}"),
+        };
+        outputs.map(id).collect::<Vec<u8>>()
+    };
+    assert_eq!(ask(1, 3), [3; 6]);
+    assert_eq!(ask(1, i32::MAX), [3; 20]);
+    assert_eq!(ask(-1, -1), [3; 2]);
+    assert_eq!(ask(100, 200), [7]);
+    let refused = (0..100).any(|_| {
+        let payload = [owner.as_bytes().as_slice(), &[0, 0, 0, 1, 0, 0, 0, 9, 0, 0, 0, 9]].concat();
+        let ledger = &mut world.nodes[1].ledger;
+        let community = LedgerCommunity::TrustChain;
+        let answer = ledger.handle_message(now, community, address(2), Some(owner), 2, &payload);
+        while ledger.poll().is_some() {}
+        answer == Err(fairshare_ledger::MessageError::Rate)
+    });
+    assert!(refused, "nobody makes us answer without end");
+}
+
+#[test]
+fn strangers_cannot_bury_the_agreement_to_a_block_that_is_not_known_yet() {
+    let mut world = World::new(20, 3, Faults::default());
+    world.honest = false;
+    let proposal = fork(&world, 2, 1, 1);
+    let agree = |key: &fairshare_crypto::SecretKey| {
+        let draft = Draft {
+            sequence: 1,
+            link_owner: proposal.owner,
+            link_sequence: 1,
+            previous_hash: GENESIS_HASH,
+            kind: TEST.into(),
+            transaction: Bytes::from_static(b"a0d"),
+            timestamp_ms: 1,
+        };
+        Arc::new(HalfBlock::sign(key, draft))
+    };
+    let mut rng = Rng::from_seed([5; 32]);
+    for _ in 0..100 {
+        let key = fairshare_crypto::SecretKey::generate(&mut rng);
+        world.hand(1, 2, &agree(&key));
+    }
+    world.run(Duration::from_secs(1));
+    assert_eq!(store(&world, 1).links_to(&proposal.owner, 1).expect("memory").len(), 32);
+    world.hand(1, 2, &proposal);
+    world.hand(1, 2, &agree(&world.nodes[0].key));
+    world.run(Duration::from_secs(1));
+    assert_eq!(store(&world, 1).links_to(&proposal.owner, 1).expect("memory").len(), 33);
+}

@@ -168,7 +168,7 @@ impl<S: ChainStore> Ledger<S> {
             self.reject(from, reason, Some(Arc::clone(block)));
             return Ok(Admission::Refused);
         }
-        let validation = validate(&self.view(), block, Rules::Typed)?;
+        let validation = validate(&self.view(), block, Rules::Kept)?;
         self.look_for_fraud(now, block, &validation);
         if let Some(error) = validation.errors.first() {
             self.reject(from, error.text(), Some(Arc::clone(block)));
@@ -285,7 +285,7 @@ impl<S: ChainStore> Ledger<S> {
 
     /// The level of a stored block by what is known now; `None` if it proves to be invalid.
     fn judge_again(&mut self, from: Source, block: &Arc<HalfBlock>) -> Option<Level> {
-        let reason = match validate(&self.view(), block, Rules::Typed) {
+        let reason = match validate(&self.view(), block, Rules::Kept) {
             Ok(validation) => match validation.errors.first() {
                 None => return Some(validation.level),
                 Some(error) => error.text(),

@@ -189,7 +189,7 @@ impl<S: ChainStore> Ledger<S> {
         let block = Arc::new(HalfBlock::sign(&self.key, draft));
         let view = self.view();
         assert!(view.after(&self.me(), sequence - 1)?.is_none(), "an own number is never used twice");
-        let validation = validate(&view, &block, Rules::Typed)?;
+        let validation = validate(&view, &block, Rules::Kept)?;
         if !matches!(validation.level, Level::PartialNext | Level::Valid) {
             let error =
                 validation.errors.first().map_or_else(|| validation.level.name(), |error| error.text());

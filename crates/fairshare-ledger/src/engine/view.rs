@@ -126,3 +126,36 @@ fn higher(one: Option<Arc<HalfBlock>>, other: Option<Arc<HalfBlock>>) -> Option<
 fn lower(one: Option<Arc<HalfBlock>>, other: Option<Arc<HalfBlock>>) -> Option<Arc<HalfBlock>> {
     one.into_iter().chain(other).min_by_key(|block| block.sequence)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conformance::check_store;
+    use crate::store::Batch;
+
+    /// Stores that live as long as the test process: a view borrows what it reads.
+    fn view(pending: MemoryStore, store: MemoryStore) -> View<'static, MemoryStore> {
+        View { pending: Box::leak(Box::new(pending)), store: Box::leak(Box::new(store)) }
+    }
+
+    #[test]
+    fn what_is_not_on_disk_yet_is_seen_like_what_is() {
+        for seed in 0..8 {
+            let mut waiting = Batch::default();
+            check_store([seed; 32], view(MemoryStore::new(), MemoryStore::new()), |both, batch| {
+                let mut store = both.store.clone();
+                store.apply(&std::mem::take(&mut waiting));
+                // Proofs and records are read from the store alone.
+                store.apply(&Batch { blocks: Vec::new(), ..batch.clone() });
+                let mut pending = MemoryStore::new();
+                for block in &batch.blocks {
+                    if store.get(&block.owner, block.sequence) == Ok(None) {
+                        pending.insert(block);
+                        waiting.blocks.push(Arc::clone(block));
+                    }
+                }
+                *both = view(pending, store);
+            });
+        }
+    }
+}
