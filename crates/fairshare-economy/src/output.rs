@@ -13,7 +13,6 @@ pub struct SessionId(pub u64);
 
 /// What the engine wants done or has to tell.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum EconomyOutput {
     /// Write these records durably and soon, then call `persisted` with the ticket.
     Persist {

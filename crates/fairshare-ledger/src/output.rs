@@ -60,7 +60,6 @@ pub enum DeclineReason {
 
 /// What the engine wants done or has to tell.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum LedgerOutput {
     /// Write the batch, then call `persisted` or `persist_failed` with the ticket. Batches are written in the order
     /// of their tickets; after one that failed, later ones fail too until it comes again and is written.

@@ -1,1 +1,15 @@
-//! To come.
+//! One engine that holds them all. [`Node`] owns the overlay, the ledger, the swarm and the economy, hands each
+//! input to the engine it belongs to, and translates the events of one into verbs of another.
+//!
+//! There is no input or output in this crate: the host drives a node with sockets and disks, the simulator drives
+//! thousands of the same nodes with virtual ones. What the simulator runs is the product.
+//!
+//! Layer: floor 3, above all engines, below host and simulator.
+
+mod command;
+mod contract;
+mod node;
+mod translate;
+
+pub use contract::{Command, Event, Input, NodeStatus, Output, Reply, Traffic};
+pub use node::{Node, NodeConfig};

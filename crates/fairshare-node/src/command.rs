@@ -1,0 +1,115 @@
+//! What people and programs in front of the node can ask of it.
+
+use crate::contract::{Command, NodeStatus, Reply};
+use crate::node::Node;
+use fairshare_crypto::PublicKey;
+use fairshare_ledger::bandwidth::Bandwidth;
+use fairshare_ledger::{BlockType, ChainStore, HalfBlock, StoreError};
+use fairshare_wire::Now;
+use std::sync::Arc;
+
+/// Blocks in one reply at the most: a page of the explorer, and less than 1 MiB of ordinary blocks.
+const BLOCKS_PER_REPLY: usize = 1_000;
+
+impl<S: ChainStore> Node<S> {
+    pub(crate) fn command(&mut self, now: Now, id: u64, command: Command) {
+        let reply = match command {
+            Command::Add(torrent) => {
+                Reply::Added(self.swarm.add(now, torrent).map_err(|error| error.to_string()))
+            }
+            Command::Pause(torrent) => {
+                self.economy.settle_all(now);
+                done(self.swarm.pause(now, &torrent))
+            }
+            Command::Resume(torrent) => done(self.swarm.resume(now, &torrent)),
+            Command::Remove { torrent, delete_data } => {
+                self.economy.settle_all(now);
+                done(self.swarm.remove(now, &torrent, delete_data))
+            }
+            Command::AddTorrentPeers(torrent, peers) => done(self.swarm.add_peers(now, &torrent, &peers)),
+            Command::AddPeer(address) => {
+                self.overlay.add_address(now, address);
+                Reply::Done(Ok(()))
+            }
+            Command::SetUpload(allowed) => {
+                self.uploading = allowed;
+                self.swarm.set_upload(now, allowed);
+                Reply::Done(Ok(()))
+            }
+            Command::SettleAll => {
+                self.economy.settle_all(now);
+                Reply::Done(Ok(()))
+            }
+            Command::Propose { to, kind, transaction } => {
+                match self.ledger.propose(now, to, kind, transaction, Vec::new()) {
+                    // Answered when the block is on disk.
+                    Ok(block) => return self.wait_for_signature(id, &block),
+                    Err(error) => Reply::Proposed(Err(error.to_string())),
+                }
+            }
+            query => self.query(now, query),
+        };
+        self.reply(id, reply);
+    }
+
+    fn query(&self, now: Now, query: Command) -> Reply {
+        match query {
+            Command::Torrents => Reply::Torrents(self.swarm.torrents()),
+            Command::Connections => Reply::Connections(self.swarm.connections()),
+            Command::Accounts => Reply::Accounts(self.economy.accounts(now)),
+            Command::Peers => Reply::Peers(self.overlay.peers()),
+            Command::Chain { owner, from, to } => {
+                blocks(self.ledger.store().range(&owner, from, to, BLOCKS_PER_REPLY))
+            }
+            Command::RecentBlocks(count) => blocks(self.ledger.store().recent(count.min(BLOCKS_PER_REPLY))),
+            Command::Linked { owner, sequence } => blocks(self.linked(&owner, sequence)),
+            Command::VerifyChain(owner) => {
+                Reply::Verified(self.ledger.verify_chain(&owner).map_err(|error| error.to_string()))
+            }
+            Command::Proofs => Reply::Proofs(self.ledger.proofs()),
+            _ => Reply::Status(Box::new(self.status())),
+        }
+    }
+
+    fn linked(&self, owner: &PublicKey, sequence: u32) -> Result<Vec<Arc<HalfBlock>>, StoreError> {
+        let store = self.ledger.store();
+        let Some(block) = store.get(owner, sequence)? else { return Ok(Vec::new()) };
+        Ok(store.linked(&block)?.into_iter().collect())
+    }
+
+    /// Bytes given and taken by the newest own bandwidth block.
+    fn bandwidth_totals(&self) -> (u64, u64) {
+        let newest = self.ledger.store().newest_of_kind(&self.key, &BlockType::BANDWIDTH, None);
+        let transaction = newest.ok().flatten().and_then(|block| Bandwidth::of(&block).ok());
+        transaction.map_or((0, 0), |bandwidth| (bandwidth.total_up, bandwidth.total_down))
+    }
+
+    fn status(&self) -> NodeStatus {
+        let (total_up, total_down) = self.bandwidth_totals();
+        let mut refusals = self.overlay.refusals().clone();
+        for (reason, count) in &self.refusals {
+            *refusals.entry(reason).or_default() += count;
+        }
+        NodeStatus {
+            public_key: self.key,
+            chain_length: self.ledger.own_length(),
+            total_up,
+            total_down,
+            stored_blocks: self.ledger.store().block_count().unwrap_or_default(),
+            peers: self.overlay.peers().len(),
+            connections: self.swarm.connections().len(),
+            uploading: self.uploading,
+            price: self.economy.price(),
+            refusals,
+            traffic: self.traffic,
+        }
+    }
+}
+
+fn done<E: std::fmt::Display>(result: Result<(), E>) -> Reply {
+    Reply::Done(result.map_err(|error| error.to_string()))
+}
+
+fn blocks(found: Result<Vec<Arc<HalfBlock>>, StoreError>) -> Reply {
+    Reply::Blocks(found.map_err(|error| error.to_string()))
+}

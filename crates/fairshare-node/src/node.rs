@@ -1,0 +1,505 @@
+//! The node: routing of inputs to engines, and of one engine's events to another's verbs.
+
+use crate::contract::{Event, Input, Output, Reply, Traffic};
+use crate::translate;
+use bytes::Bytes;
+use fairshare_crypto::{PublicKey, Rng, SecretKey};
+use fairshare_economy::{Economy, EconomyConfig, EconomyOutput, Judgement, RECORD_KINDS, SessionId, Verdict};
+use fairshare_ledger::{
+    Batch, BlockHash, BlockType, ChainStore, DeclineReason, HalfBlock, Ledger, LedgerConfig, LedgerEvent,
+    LedgerOutput, Recipient, Source, StoreError,
+};
+use fairshare_overlay::{Overlay, OverlayConfig, OverlayEvent, OverlayOutput, community};
+use fairshare_swarm::{StreamId, Swarm, SwarmConfig, SwarmEvent, SwarmOutput};
+use fairshare_wire::{Instant, Now};
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// Everything that shapes a node's behaviour.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// Addresses, bootstrap and peer limits of the overlay.
+    pub overlay: OverlayConfig,
+    /// What the ledger countersigns without asking.
+    pub ledger: LedgerConfig,
+    /// Connections, slots and limits of the swarm. The identity is set by the node.
+    pub swarm: SwarmConfig,
+    /// Admission and settlement.
+    pub economy: EconomyConfig,
+}
+
+/// A whole Fairshare node without input and output.
+pub struct Node<S> {
+    pub(crate) key: PublicKey,
+    pub(crate) overlay: Overlay,
+    pub(crate) ledger: Ledger<S>,
+    pub(crate) swarm: Swarm,
+    pub(crate) economy: Economy,
+    /// Verified sessions: the identity at the other end of each connection.
+    sessions: BTreeMap<StreamId, PublicKey>,
+    persists: Tickets<Persisting>,
+    /// Commands that wait for their proposal to be on disk.
+    proposing: Vec<(u64, BlockHash)>,
+    pub(crate) traffic: Traffic,
+    /// What the ledger refused, by reason.
+    pub(crate) refusals: BTreeMap<&'static str, u64>,
+    pub(crate) uploading: bool,
+    out: VecDeque<Output>,
+}
+
+/// Which engine a batch belongs to, and its own ticket there.
+#[derive(Clone, Copy, Debug)]
+enum Persisting {
+    Ledger(u64),
+    Economy(u64),
+}
+
+impl<S: ChainStore> Node<S> {
+    /// A node over what its store holds: the accounts are rebuilt from the pairs of its own chain, grants and
+    /// counters from the records, unanswered proposals are taken up again.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn new(
+        config: NodeConfig,
+        key: SecretKey,
+        store: S,
+        seed: [u8; 32],
+        now: Now,
+    ) -> Result<Self, StoreError> {
+        let rng = Rng::from_seed(seed);
+        let me = key.public();
+        let economy = restore_economy(&config, me, &store, &rng, now)?;
+        let uploading = config.swarm.allow_upload;
+        let swarm = SwarmConfig { identity: Some(key.clone()), ..config.swarm };
+        let mut node = Self {
+            key: me,
+            overlay: Overlay::new(config.overlay, key.clone(), rng.fork("overlay"), now),
+            ledger: Ledger::new(config.ledger, key, store, rng.fork("ledger"), now)?,
+            swarm: Swarm::new(swarm, rng.fork("swarm"), now),
+            economy,
+            sessions: BTreeMap::new(),
+            persists: Tickets::default(),
+            proposing: Vec::new(),
+            traffic: Traffic::default(),
+            refusals: BTreeMap::new(),
+            uploading,
+            out: VecDeque::new(),
+        };
+        node.announce_chain_length();
+        node.settle_events(now);
+        Ok(node)
+    }
+
+    /// Takes one input. Drain [`poll`](Self::poll) afterwards.
+    pub fn handle(&mut self, now: Now, input: Input<'_>) {
+        match input {
+            Input::Datagram(from, bytes) => {
+                self.traffic.datagram_in += bytes.len() as u64;
+                self.overlay.handle_datagram(now, from, bytes);
+            }
+            Input::Accepted(id, from) => self.swarm.stream_incoming(now, id, from),
+            Input::Connected(id) => self.swarm.stream_connected(now, id),
+            Input::Data(id, bytes) => {
+                self.traffic.stream_in += bytes.len() as u64;
+                self.swarm.stream_data(now, id, bytes);
+            }
+            Input::Drained(id, bytes) => self.swarm.stream_drained(now, id, bytes),
+            Input::Closed(id) => self.swarm.stream_closed(now, id),
+            Input::Persisted(ticket) => self.persisted(now, ticket),
+            Input::PersistFailed(ticket, reason) => self.persist_failed(now, ticket, reason),
+            Input::Completed(ticket, completion) => self.swarm.completed(now, ticket, completion),
+            Input::Command(id, command) => self.command(now, id, command),
+            Input::Timeout => self.handle_timeout(now),
+        }
+        self.settle_events(now);
+    }
+
+    /// The next thing to be done outside.
+    pub fn poll(&mut self) -> Option<Output> {
+        self.out.pop_front()
+    }
+
+    /// When to come back with [`Input::Timeout`] at the latest.
+    pub fn next_timeout(&self) -> Option<Instant> {
+        [
+            self.overlay.next_timeout(),
+            self.ledger.next_timeout(),
+            self.swarm.next_timeout(),
+            self.economy.next_timeout(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    /// The store, for a driver that applies batches to it by itself.
+    pub fn store_mut(&mut self) -> &mut S {
+        self.ledger.store_mut()
+    }
+
+    /// The node's identity.
+    pub const fn public_key(&self) -> PublicKey {
+        self.key
+    }
+
+    fn handle_timeout(&mut self, now: Now) {
+        self.overlay.handle_timeout(now);
+        self.ledger.handle_timeout(now);
+        self.swarm.handle_timeout(now);
+        self.economy.handle_timeout(now);
+    }
+
+    fn persisted(&mut self, now: Now, ticket: u64) {
+        match self.persists.take(ticket) {
+            Some(Persisting::Ledger(ticket)) => self.ledger.persisted(now, ticket),
+            Some(Persisting::Economy(ticket)) => self.economy.persisted(now, ticket),
+            None => {}
+        }
+    }
+
+    fn persist_failed(&mut self, now: Now, ticket: u64, reason: String) {
+        match self.persists.take(ticket) {
+            Some(Persisting::Ledger(ticket)) => self.ledger.persist_failed(now, ticket, reason.clone()),
+            Some(Persisting::Economy(ticket)) => self.economy.persist_failed(now, ticket),
+            None => {}
+        }
+        for (id, _) in std::mem::take(&mut self.proposing) {
+            self.reply(id, Reply::Proposed(Err(format!("the store did not take the block: {reason}"))));
+        }
+        self.event(Event::StoreFailed(reason));
+    }
+
+    /// Lets the engines answer each other until none has anything left to say.
+    fn settle_events(&mut self, now: Now) {
+        loop {
+            let mut quiet = true;
+            while let Some(output) = self.overlay.poll() {
+                quiet = false;
+                self.on_overlay(now, output);
+            }
+            while let Some(output) = self.ledger.poll() {
+                quiet = false;
+                self.on_ledger(now, output);
+            }
+            while let Some(output) = self.swarm.poll() {
+                quiet = false;
+                self.on_swarm(now, output);
+            }
+            while let Some(output) = self.economy.poll() {
+                quiet = false;
+                self.on_economy(now, output);
+            }
+            if quiet {
+                return;
+            }
+        }
+    }
+
+    fn on_overlay(&mut self, now: Now, output: OverlayOutput) {
+        let event = match output {
+            OverlayOutput::Transmit { to, bytes } => {
+                self.traffic.datagram_out += bytes.len() as u64;
+                return self.out.push_back(Output::Transmit(to, bytes));
+            }
+            OverlayOutput::Event(event) => event,
+        };
+        match event {
+            OverlayEvent::PeerFound { community, key, address, extra } => {
+                if let Some(known) = translate::ledger_community(community) {
+                    let length = translate::chain_length(&extra);
+                    self.ledger.peer_introduced(now, known, key, address, length);
+                }
+                self.event(Event::PeerFound(key, address));
+            }
+            OverlayEvent::PeerLost { key } => self.event(Event::PeerLost(key)),
+            OverlayEvent::Message { community, from, sender, id, payload } => {
+                let Some(known) = translate::ledger_community(community) else { return };
+                if let Err(error) = self.ledger.handle_message(now, known, from, sender, id, &payload) {
+                    self.refused(translate::message_refusal(&error));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn on_ledger(&mut self, now: Now, output: LedgerOutput) {
+        match output {
+            LedgerOutput::Persist { ticket, batch } => self.persist(Persisting::Ledger(ticket), batch),
+            LedgerOutput::Send { community, to, id, signed, payload } => {
+                let community = translate::overlay_community(community);
+                let targets = match to {
+                    Recipient::Address(address) => vec![address],
+                    Recipient::Key(key) => self.overlay.address_of(&key).into_iter().collect(),
+                    Recipient::Random(count) => {
+                        self.overlay.random_peers(community, count).into_iter().map(|(_, at)| at).collect()
+                    }
+                };
+                for target in targets {
+                    self.overlay.send(now, community, target, id, signed, &payload);
+                }
+            }
+            LedgerOutput::Event(event) => self.on_ledger_event(now, event),
+        }
+    }
+
+    fn on_ledger_event(&mut self, now: Now, event: LedgerEvent) {
+        match &event {
+            LedgerEvent::Signed(block) => self.signed(now, block),
+            LedgerEvent::Resent(block) => self.send_over_session(now, block),
+            LedgerEvent::Rejected { reason, .. } => self.refused(reason),
+            LedgerEvent::AgreementWanted(proposal) => self.judge(now, proposal),
+            LedgerEvent::Paired { proposal, agreement } => self.economy.paired(now, proposal, agreement),
+            LedgerEvent::ForkProved(proof) => self.economy.fork_proved(now, proof.accused()),
+            _ => {}
+        }
+        self.event(Event::Ledger(event));
+    }
+
+    /// An own block is on disk: it goes to its counterparty over an open connection too, and to whoever asked.
+    fn signed(&mut self, now: Now, block: &Arc<HalfBlock>) {
+        self.announce_chain_length();
+        self.send_over_session(now, block);
+        let hash = block.hash();
+        let (done, waiting): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.proposing).into_iter().partition(|(_, wanted)| *wanted == hash);
+        self.proposing = waiting;
+        for (id, _) in done {
+            self.reply(id, Reply::Proposed(Ok(block.clone())));
+        }
+    }
+
+    fn send_over_session(&mut self, now: Now, block: &HalfBlock) {
+        if let Some(session) = self.session_with(&block.link_owner) {
+            self.swarm.send_block(now, session, Bytes::from(block.to_bytes()));
+        }
+    }
+
+    /// The economy decides about payments; nothing else is countersigned unless the configuration lists it.
+    fn judge(&mut self, now: Now, proposal: &Arc<HalfBlock>) {
+        if proposal.kind != BlockType::BANDWIDTH {
+            return self.ledger.decline(now, &proposal.hash(), DeclineReason::ForeignType);
+        }
+        let declined = match self.economy.judge(now, proposal) {
+            Judgement::Sign { records } => match self.ledger.agree_bandwidth(now, proposal, records) {
+                Ok(_) => return,
+                Err(error) => error.to_string(),
+            },
+            Judgement::Decline(reason) => reason.to_string(),
+        };
+        self.ledger.decline(now, &proposal.hash(), DeclineReason::Policy(declined));
+    }
+
+    fn on_swarm(&mut self, now: Now, output: SwarmOutput) {
+        match output {
+            SwarmOutput::Connect(id, to) => self.out.push_back(Output::Connect(id, to)),
+            SwarmOutput::Write(id, bytes) => {
+                self.traffic.stream_out += bytes.len() as u64;
+                self.out.push_back(Output::Write(id, bytes));
+            }
+            SwarmOutput::Close(id) => self.out.push_back(Output::Close(id)),
+            SwarmOutput::Request { ticket, request } => self.out.push_back(Output::Request(ticket, request)),
+            SwarmOutput::Event(event) => self.on_swarm_event(now, event),
+        }
+    }
+
+    fn on_swarm_event(&mut self, now: Now, event: SwarmEvent) {
+        match &event {
+            SwarmEvent::SessionOpened { id, key, address, incoming, .. } => {
+                self.session_opened(now, *id, *key, *address, *incoming);
+            }
+            SwarmEvent::SessionClosed { id, .. } => {
+                self.sessions.remove(id);
+                self.economy.session_closed(now, session(*id));
+            }
+            SwarmEvent::VerdictWanted { id, rate } => self.give_verdict(now, *id, *rate),
+            SwarmEvent::GrantWanted { id, rate } => self.economy.grant_wanted(now, session(*id), *rate),
+            SwarmEvent::Sent { id, total } => return self.economy.sent(now, session(*id), *total),
+            SwarmEvent::Acknowledged { id, accepted, verified } => {
+                return self.economy.acknowledged(now, session(*id), *accepted, *verified);
+            }
+            SwarmEvent::Verified { id, total } => return self.economy.verified(now, session(*id), *total),
+            SwarmEvent::GrantReceived { id, grant } => {
+                self.economy.grant_received(now, session(*id), translate::grant_from_wire(grant));
+            }
+            SwarmEvent::GrantFreed { id, number, used } => {
+                self.economy.grant_freed(now, session(*id), *number, *used);
+            }
+            SwarmEvent::RefusedBy { id, refusal } => {
+                self.economy.refused_by(now, session(*id), translate::refusal_from_wire(refusal));
+            }
+            SwarmEvent::BlockReceived { id, bytes } => return self.block_received(now, *id, bytes),
+            _ => {}
+        }
+        self.event(Event::Swarm(event));
+    }
+
+    fn session_opened(
+        &mut self,
+        now: Now,
+        id: StreamId,
+        key: PublicKey,
+        address: SocketAddr,
+        incoming: bool,
+    ) {
+        self.sessions.insert(id, key);
+        self.economy.session_opened(now, session(id), key, address.ip());
+        if !incoming {
+            // Who shares files with us also meets us in the overlay: one port serves both.
+            self.overlay.add_address(now, address);
+        }
+        let owed: Vec<_> =
+            self.ledger.outstanding().filter(|block| block.link_owner == key).cloned().collect();
+        for block in owed {
+            self.swarm.send_block(now, id, Bytes::from(block.to_bytes()));
+        }
+    }
+
+    fn give_verdict(&mut self, now: Now, id: StreamId, rate: u64) {
+        let verdict = self.economy.verdict(now, session(id), rate);
+        if let Verdict::Refuse(refusal) = &verdict {
+            self.swarm.refuse(now, id, translate::refusal_to_wire(refusal));
+        }
+        self.swarm.verdict(now, id, translate::verdict(&verdict));
+    }
+
+    fn block_received(&mut self, now: Now, id: StreamId, bytes: &Bytes) {
+        let Some(key) = self.sessions.get(&id).copied() else { return };
+        match HalfBlock::parse(bytes) {
+            Ok(block) => self.ledger.receive(now, Source::Connection(key), block),
+            Err(_) => self.refused("unreadable half block"),
+        }
+    }
+
+    fn on_economy(&mut self, now: Now, output: EconomyOutput) {
+        match output {
+            EconomyOutput::Persist { ticket, records } => {
+                let batch = Batch { records, urgent: true, ..Batch::default() };
+                self.persist(Persisting::Economy(ticket), batch);
+            }
+            EconomyOutput::Propose { to, down, settlement, records } => {
+                match self.ledger.propose_bandwidth(now, to, down, settlement, records) {
+                    Ok(block) => self.economy.proposed(now, &block),
+                    Err(error) => self.economy.propose_failed(now, &to, &error.to_string()),
+                }
+            }
+            EconomyOutput::Grant { session, grant } => {
+                self.swarm.grant(now, stream(session), translate::grant_to_wire(&grant));
+            }
+            EconomyOutput::Freed { session, number, used } => {
+                self.swarm.freed(now, stream(session), number, used);
+            }
+            EconomyOutput::ServeLimit { session, total } => {
+                self.swarm.serve_limit(now, stream(session), total);
+            }
+            EconomyOutput::Refuse { session, refusal } => {
+                self.swarm.refuse(now, stream(session), translate::refusal_to_wire(&refusal));
+            }
+            EconomyOutput::Rejudge { session } => self.swarm.rejudge(now, stream(session)),
+            EconomyOutput::Event(event) => self.event(Event::Economy(event)),
+        }
+    }
+
+    /// The number of own blocks travels with every introduction, so that peers know what to crawl.
+    fn announce_chain_length(&mut self) {
+        let length = i32::try_from(self.ledger.own_length()).unwrap_or(i32::MAX);
+        self.overlay.set_extra(community::TRUSTCHAIN, length.to_be_bytes().to_vec());
+    }
+
+    fn session_with(&self, key: &PublicKey) -> Option<StreamId> {
+        self.sessions.iter().find(|(_, other)| *other == key).map(|(id, _)| *id)
+    }
+
+    fn persist(&mut self, origin: Persisting, batch: Batch) {
+        let ticket = self.persists.issue(origin);
+        self.out.push_back(Output::Persist(ticket, batch));
+    }
+
+    pub(crate) fn wait_for_signature(&mut self, command: u64, block: &HalfBlock) {
+        self.proposing.push((command, block.hash()));
+    }
+
+    pub(crate) fn reply(&mut self, id: u64, reply: Reply) {
+        self.out.push_back(Output::Reply(id, reply));
+    }
+
+    fn refused(&mut self, reason: &'static str) {
+        *self.refusals.entry(reason).or_default() += 1;
+    }
+
+    fn event(&mut self, event: Event) {
+        self.out.push_back(Output::Event(event));
+    }
+}
+
+/// Rebuilds the accounts as a fold over the pairs of the own chain, and what no block shows from the records.
+fn restore_economy<S: ChainStore>(
+    config: &NodeConfig,
+    me: PublicKey,
+    store: &S,
+    rng: &Rng,
+    now: Now,
+) -> Result<Economy, StoreError> {
+    let mut records = Vec::new();
+    for kind in RECORD_KINDS {
+        records.extend(store.records(kind)?.into_iter().map(|(key, value)| (kind, key, value)));
+    }
+    let pairs = own_pairs(store, &me)?;
+    Ok(Economy::new(config.economy.clone(), me, records, pairs, rng.fork("economy"), now))
+}
+
+type Pair = (Arc<HalfBlock>, Option<Arc<HalfBlock>>);
+
+/// Every proposal that the own chain makes or answers, with its agreement if there is one.
+fn own_pairs<S: ChainStore>(store: &S, me: &PublicKey) -> Result<Vec<Pair>, StoreError> {
+    const PAGE: u32 = 1_000;
+    let mut pairs = Vec::new();
+    let length = store.newest(me)?.map_or(0, |block| block.sequence);
+    let mut from = 1;
+    while from <= length {
+        for block in store.range(me, from, from.saturating_add(PAGE - 1), PAGE as usize)? {
+            if block.is_proposal() {
+                let agreement = store.links_to(me, block.sequence)?.into_iter().next();
+                pairs.push((block, agreement));
+            } else if let Some(proposal) = store.get(&block.link_owner, block.link_sequence)? {
+                pairs.push((proposal, Some(block)));
+            }
+        }
+        from = from.saturating_add(PAGE);
+    }
+    Ok(pairs)
+}
+
+const fn session(id: StreamId) -> SessionId {
+    SessionId(id.0)
+}
+
+const fn stream(id: SessionId) -> StreamId {
+    StreamId(id.0)
+}
+
+/// Numbers for requests, and what each stands for until it is answered.
+#[derive(Debug)]
+struct Tickets<T> {
+    next: u64,
+    open: BTreeMap<u64, T>,
+}
+
+impl<T> Default for Tickets<T> {
+    fn default() -> Self {
+        Self { next: 0, open: BTreeMap::new() }
+    }
+}
+
+impl<T> Tickets<T> {
+    fn issue(&mut self, what: T) -> u64 {
+        self.next += 1;
+        self.open.insert(self.next, what);
+        self.next
+    }
+
+    fn take(&mut self, ticket: u64) -> Option<T> {
+        self.open.remove(&ticket)
+    }
+}

@@ -1,0 +1,91 @@
+//! The words that two engines have for one thing. Engines of one floor do not know each other; they meet here.
+
+use fairshare_economy::{Grant, Refusal, RefusalReason, Verdict};
+use fairshare_ledger::{BlockHash, LedgerCommunity, MessageError};
+use fairshare_overlay::community;
+use fairshare_swarm::{
+    GrantMessage, Refusal as WireRefusal, RefusalDetails, RefusalReason as WireReason,
+    Verdict as SwarmVerdict,
+};
+use fairshare_wire::CommunityId;
+
+/// The ledger's name for an overlay community that carries its messages.
+pub(crate) fn ledger_community(id: CommunityId) -> Option<LedgerCommunity> {
+    match id {
+        community::TRUSTCHAIN => Some(LedgerCommunity::TrustChain),
+        community::LEDGER => Some(LedgerCommunity::Own),
+        _ => None,
+    }
+}
+
+/// The overlay community that carries the ledger's messages.
+pub(crate) const fn overlay_community(known: LedgerCommunity) -> CommunityId {
+    match known {
+        LedgerCommunity::TrustChain => community::TRUSTCHAIN,
+        LedgerCommunity::Own => community::LEDGER,
+    }
+}
+
+/// The chain length in the extra bytes of an introduction, if they hold one.
+//= spec/trustchain.md#5-messages
+pub(crate) fn chain_length(extra: &[u8]) -> Option<i32> {
+    extra.try_into().ok().map(i32::from_be_bytes)
+}
+
+/// A ledger message that was dropped, as it is counted and shown.
+pub(crate) const fn message_refusal(error: &MessageError) -> &'static str {
+    match error {
+        MessageError::Unknown(_) => "unknown ledger message",
+        MessageError::Unsigned(_) => "unsigned ledger message that must be signed",
+        MessageError::Silenced => "ledger message of a silenced sender",
+        MessageError::Rate => "too many ledger messages of one sender",
+        MessageError::FalseProof(_) => "false fork proof",
+        _ => "malformed ledger message",
+    }
+}
+
+/// The choker's form of a verdict.
+pub(crate) const fn verdict(verdict: &Verdict) -> SwarmVerdict {
+    match verdict {
+        Verdict::Serve { priority } => SwarmVerdict::Serve { priority: *priority, pool: false },
+        Verdict::Pool => SwarmVerdict::Serve { priority: 0, pool: true },
+        Verdict::Choke => SwarmVerdict::Choke,
+        Verdict::Refuse(_) => SwarmVerdict::Refuse,
+    }
+}
+
+/// A grant of ours as it is told; no receipts of third parties are honoured yet.
+pub(crate) const fn grant_to_wire(grant: &Grant) -> GrantMessage {
+    let Grant { number, price, room, own } = *grant;
+    GrantMessage { number, price, room, own, via: Vec::new() }
+}
+
+/// A grant of a provider as we account for it.
+pub(crate) const fn grant_from_wire(message: &GrantMessage) -> Grant {
+    Grant { number: message.number, price: message.price, room: message.room, own: message.own }
+}
+
+/// A refusal of ours as it is told.
+pub(crate) fn refusal_to_wire(refusal: &Refusal) -> WireRefusal {
+    let (seen_number, seen_hash) = refusal.seen.map_or((0, [0; 32]), |(number, hash)| (number, hash.0));
+    WireRefusal {
+        reason: WireReason::from_code(refusal.reason.code()),
+        missing: i64::try_from(refusal.need).unwrap_or(i64::MAX),
+        retry_s: refusal.retry_s,
+        details: Some(RefusalDetails { seen_number, seen_hash, flow: refusal.flow, need: refusal.need }),
+    }
+}
+
+/// A provider's refusal as we account for it; a reason that we do not know counts as busy.
+pub(crate) fn refusal_from_wire(message: &WireRefusal) -> Refusal {
+    let details = message.details;
+    Refusal {
+        reason: RefusalReason::from_code(message.reason.code()).unwrap_or(RefusalReason::Busy),
+        retry_s: message.retry_s,
+        flow: details.map_or(0, |details| details.flow),
+        need: details.map_or_else(|| u64::try_from(message.missing).unwrap_or(0), |details| details.need),
+        seen: details
+            .filter(|details| details.seen_number > 0)
+            .map(|details| (details.seen_number, BlockHash(details.seen_hash))),
+    }
+}
