@@ -134,6 +134,13 @@ impl<S: ChainStore> Node<S> {
         .min()
     }
 
+    /// Whether something is still to be written, or an own proposal waits for the agreement of somebody connected:
+    /// what a node that is about to end waits for.
+    pub fn has_unfinished_business(&self) -> bool {
+        let answerable = |block: &Arc<HalfBlock>| self.session_with(&block.link_owner).is_some();
+        !self.persists.open.is_empty() || self.ledger.outstanding().any(answerable)
+    }
+
     /// The store, for a driver that applies batches to it by itself.
     pub fn store_mut(&mut self) -> &mut S {
         self.ledger.store_mut()
