@@ -58,7 +58,8 @@ pub struct Stopped;
 pub struct NodeHandle {
     inbox: Arc<Inbox>,
     disk: Arc<DiskPool>,
-    events: broadcast::Sender<Event>,
+    /// Weak: listeners must hear the end when the node's own sender goes.
+    events: broadcast::WeakSender<Event>,
     permits: Semaphore,
     killed: Arc<AtomicBool>,
     ended: watch::Receiver<bool>,
@@ -114,7 +115,7 @@ impl NodeHandle {
 
     /// Events from now on.
     pub fn events(&self) -> Events {
-        Events { receiver: self.events.subscribe(), dropped: 0 }
+        Events { receiver: self.events.upgrade().map(|events| events.subscribe()), dropped: 0 }
     }
 
     /// Where the node listens, UDP and TCP.
@@ -206,15 +207,17 @@ impl Drop for NodeHandle {
 /// Events of a node. A listener that falls behind loses the oldest, and knows how many.
 #[derive(Debug)]
 pub struct Events {
-    receiver: broadcast::Receiver<Event>,
+    /// `None` when the node had stopped already.
+    receiver: Option<broadcast::Receiver<Event>>,
     dropped: u64,
 }
 
 impl Events {
     /// The next event; `None` when the node has stopped.
     pub async fn next(&mut self) -> Option<Event> {
+        let receiver = self.receiver.as_mut()?;
         loop {
-            match self.receiver.recv().await {
+            match receiver.recv().await {
                 Ok(event) => return Some(event),
                 Err(broadcast::error::RecvError::Lagged(count)) => self.dropped += count,
                 Err(broadcast::error::RecvError::Closed) => return None,
@@ -254,7 +257,8 @@ fn start(mut config: HostConfig, runtime: &tokio::runtime::Handle) -> Result<Nod
     let http = HttpPool::start(&answer).map_err(StartError::Thread)?;
     let (address, counts) = (sockets.address, Arc::new(DatagramCounts::default()));
     let (datagrams, tasks) = start_tasks(sockets, &inbox, &counts, runtime)?;
-    let (events, _) = broadcast::channel(EVENTS_MAX);
+    let events = broadcast::Sender::new(EVENTS_MAX);
+    let weak_events = events.downgrade();
     let killed = Arc::new(AtomicBool::new(false));
     let driver = Driver {
         node,
@@ -263,7 +267,7 @@ fn start(mut config: HostConfig, runtime: &tokio::runtime::Handle) -> Result<Nod
         disk: disk.clone(),
         http,
         datagrams,
-        events: events.clone(),
+        events,
         inbox: inbox.clone(),
         clock,
         killed: killed.clone(),
@@ -277,7 +281,7 @@ fn start(mut config: HostConfig, runtime: &tokio::runtime::Handle) -> Result<Nod
     Ok(NodeHandle {
         inbox,
         disk,
-        events,
+        events: weak_events,
         permits,
         killed,
         ended,

@@ -3,15 +3,38 @@
 //! Floor 4. Nothing is decided here: a node is a sans-IO engine, and this crate carries its values to the world and
 //! back. The node runs on a thread of its own, fed by one queue in batches; sockets are tokio tasks; files, hashes,
 //! tracker pages and the ledger have small pools of plain threads.
+//!
+//! [`NodeHandle::start`] gives a running node; [`NodeHandle::command`] talks to it, [`NodeHandle::events`] listens.
+//! It ends by [`NodeHandle::shutdown`], or by [`NodeHandle::kill`] as it would in a power failure.
+//!
+//! ```no_run
+//! use fairshare_host::{HostConfig, NodeHandle};
+//! use fairshare_node::{Command, NodeConfig, Reply};
+//!
+//! async fn length_of_chain(node: NodeConfig) -> Option<u32> {
+//!     let listen = "127.0.0.1:0".parse().ok()?;
+//!     let config = HostConfig { data_dir: "node".into(), listen, node, fresh_ledger: false };
+//!     let node = NodeHandle::start(config).await.ok()?;
+//!     let Ok(Reply::Status(status)) = node.command(Command::Status).await else { return None };
+//!     node.shutdown().await;
+//!     Some(status.chain_length)
+//! }
+//! ```
 
+mod clock;
 mod disk;
+mod driver;
 mod error;
+mod handle;
 mod http;
 mod identity;
+mod inbox;
 mod lock;
+mod net;
 pub mod store;
 
 pub use error::StartError;
+pub use handle::{Events, HostConfig, NodeHandle, Stopped};
 pub use identity::{identity_path, load_identity};
 pub use store::{SqliteStore, ledger_path};
 

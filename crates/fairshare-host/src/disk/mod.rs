@@ -308,6 +308,11 @@ impl Shared {
             let _one_at_a_time = self.checking.lock().unwrap_or_else(PoisonError::into_inner);
             check::held_pieces(&torrent, &found, &self.resume_dir, self.threads, &self.stop)?
         };
+        if self.stop.load(Ordering::Acquire) {
+            // The check was cut short: what it did not get to is not known to be missing.
+            let reason = "the program is ending".to_owned();
+            return Err(DiskError::Other { path: torrent.metainfo.name().to_owned(), reason });
+        }
         if create {
             torrent.unname_files(&held)?;
         }

@@ -25,7 +25,7 @@ const UNHANDLED_MAX: usize = 1 << 20;
 const SLICES_MAX: usize = 64;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a closed connection may take to send what is queued, and then to hear the peer's end.
-const LINGER: Duration = Duration::from_secs(5);
+const LINGER: Duration = Duration::from_millis(if cfg!(test) { 300 } else { 5_000 });
 /// Pause after a failed accept: the usual cause is a lack of file descriptors, which passes.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -179,6 +179,14 @@ impl Shared {
         }
     }
 
+    /// Waits until a closed connection has had all the time it gets for what is queued.
+    async fn patience_lost(&self) {
+        while !self.closing() {
+            self.work.notified().await;
+        }
+        tokio::time::sleep(LINGER).await;
+    }
+
     /// Waits for something to write; `None` when the connection shall close and nothing is left.
     async fn next_batch(&self) -> Option<VecDeque<Bytes>> {
         loop {
@@ -219,13 +227,9 @@ async fn read_loop(mut half: OwnedReadHalf, shared: Arc<Shared>) {
 
 async fn write_loop(mut half: OwnedWriteHalf, shared: Arc<Shared>, reader: AbortHandle) {
     while let Some(batch) = shared.next_batch().await {
-        let sent = send(&mut half, batch, &shared);
-        let result = if shared.closing() {
-            tokio::time::timeout(LINGER, sent)
-                .await
-                .unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))
-        } else {
-            sent.await
+        let result = tokio::select! {
+            result = send(&mut half, batch, &shared) => result,
+            () = shared.patience_lost() => Err(std::io::ErrorKind::TimedOut.into()),
         };
         if result.is_err() {
             shared.end();
@@ -310,6 +314,20 @@ mod tests {
         let mut heard = Vec::new();
         theirs.read_to_end(&mut heard).await.expect("an orderly end, no reset");
         assert_eq!(heard, b"last words");
+    }
+
+    #[tokio::test]
+    async fn a_closed_connection_does_not_wait_for_a_peer_that_reads_nothing() {
+        let (mut connection, theirs, _inbox) = pair().await;
+        let shared = Arc::downgrade(&connection.shared);
+        connection.write(Bytes::from(vec![0; 64 << 20]));
+        connection.flush();
+        // Until the kernel takes no more, and then some.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        connection.close();
+        tokio::time::sleep(3 * LINGER).await;
+        assert_eq!(shared.strong_count(), 0, "both tasks are over");
+        drop(theirs);
     }
 
     #[tokio::test]

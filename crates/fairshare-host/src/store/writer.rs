@@ -19,6 +19,9 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Blocks that are gathered at the most: the size of group at which a block costs least, and 10 MiB of memory.
 const GROUP_BLOCKS_MAX: usize = 25_000;
 
+/// Batches that are gathered at the most, however small: bounds the time to the report of the first.
+const GROUP_BATCHES_MAX: usize = 5_000;
+
 /// What became of a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Report {
@@ -182,7 +185,7 @@ fn gather(jobs: &Receiver<Job>, waiting: &mut Waiting) -> bool {
             }
             None => return true,
         }
-        if blocks >= GROUP_BLOCKS_MAX {
+        if blocks >= GROUP_BLOCKS_MAX || waiting.len() >= GROUP_BATCHES_MAX {
             return true;
         }
         let left = if urgent { Duration::ZERO } else { deadline.saturating_duration_since(Instant::now()) };
