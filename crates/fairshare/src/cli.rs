@@ -48,11 +48,36 @@ pub(crate) enum Command {
     /// The configuration with the source of each value
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// Run complete nodes on a virtual network with faults; one seed gives one digest
-    Sim(Sim),
     /// Bare engine for comparison with other clients: no identity, no overlay
     #[command(subcommand)]
     BtBench(BtBench),
+}
+
+impl Command {
+    /// Whether a program reads what is printed, so that it gets failures as JSON too.
+    pub(crate) const fn wants_json(&self) -> bool {
+        match self {
+            Self::Run(args) => args.json,
+            Self::Demo(args) => args.json,
+            Self::Create(args) => args.json,
+            Self::Get(args) => args.client.json,
+            Self::Seed(args) => args.client.json,
+            Self::Add(args) => args.client.json,
+            Self::Pause(args) | Self::Resume(args) => args.client.json,
+            Self::Remove(args) => args.client.json,
+            Self::List(options)
+            | Self::Status(options)
+            | Self::Tokens(Tokens::Balance(options))
+            | Self::Chain(Chain::Proofs(options))
+            | Self::Peers(Peers::List(options)) => options.json,
+            Self::Tokens(Tokens::History(args)) => args.client.json,
+            Self::Chain(Chain::Show(args)) => args.client.json,
+            Self::Chain(Chain::Verify(args)) => args.client.json,
+            Self::Chain(Chain::Propose(args)) => args.client.json,
+            Self::Config(ConfigCommand::Show(args) | ConfigCommand::Check(args)) => args.json,
+            Self::BtBench(_) => false,
+        }
+    }
 }
 
 /// How a command finds the running node.
@@ -310,19 +335,6 @@ pub(crate) struct ConfigArgs {
     /// Configuration file [default: DIR/config.toml]
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// Print one JSON value
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Sim {
-    /// The seed of the whole run
-    #[arg(long, value_name = "S", default_value_t = 1)]
-    pub(crate) seed: u64,
-    /// Print events from this virtual second on
-    #[arg(long = "from", value_name = "T")]
-    pub(crate) trace_from: Option<u64>,
     /// Print one JSON value
     #[arg(long)]
     pub(crate) json: bool,

@@ -4,6 +4,7 @@
 
 use crate::failure::{Failure, Outcome};
 use fairshare_crypto::PublicKey;
+use fairshare_economy::Policy;
 use serde_json::{Value as Json, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, SocketAddrV4};
@@ -24,37 +25,17 @@ pub(crate) struct Config {
     /// Overlay addresses that help a node without peers to find some.
     pub(crate) bootstrap: Vec<SocketAddr>,
     /// The admission policy.
-    pub(crate) policy: PolicyName,
+    pub(crate) policy: Policy,
     /// Keys that are always served.
     pub(crate) friends: BTreeSet<PublicKey>,
     /// What a stranger may take from this node before giving anything, in charged bytes.
     pub(crate) stranger_bytes: u64,
     /// Foreign block types that are countersigned without judgement.
     pub(crate) countersign: Vec<String>,
-    /// Upload limit in bytes a second; `None` = as fast as the line.
-    pub(crate) upload_limit: Option<u64>,
     /// Upload slots; `None` = by measurement.
     pub(crate) slots: Option<usize>,
     /// Whether others are served at all.
     pub(crate) allow_upload: bool,
-}
-
-/// The admission policies that this build can run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum PolicyName {
-    /// What each gave the other decides.
-    Receipts,
-    /// Everybody is served: the control of the experiments.
-    None,
-}
-
-impl PolicyName {
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Receipts => "receipts",
-            Self::None => "none",
-        }
-    }
 }
 
 /// Which layer a value came from.
@@ -172,11 +153,10 @@ impl Default for Config {
             listen: SocketAddrV4::new(std::net::Ipv4Addr::UNSPECIFIED, 8422),
             api: SocketAddr::from(([127, 0, 0, 1], 8420)),
             bootstrap: BOOTSTRAP.iter().map(|text| text.parse().expect("constant addresses")).collect(),
-            policy: PolicyName::Receipts,
+            policy: Policy::Receipts,
             friends: BTreeSet::new(),
             stranger_bytes: 16 << 20,
             countersign: Vec::new(),
-            upload_limit: None,
             slots: None,
             allow_upload: true,
         }
@@ -234,7 +214,7 @@ const KEYS: &[Key] = &[
         name: "economy.policy",
         help: "who is served: receipts (what each gave the other) or none (everybody; for experiments)",
         set: |config, raw| raw.policy().map(|value| config.policy = value),
-        show: |config| json!(config.policy.as_str()),
+        show: |config| json!(if config.policy == Policy::None { "none" } else { "receipts" }),
     },
     Key {
         name: "economy.friends",
@@ -253,12 +233,6 @@ const KEYS: &[Key] = &[
         help: "foreign block types that are signed without judgement; for experiments",
         set: |config, raw| raw.list().map(|value| config.countersign = value),
         show: |config| json!(config.countersign),
-    },
-    Key {
-        name: "swarm.upload_limit",
-        help: "bytes a second, 0 = as fast as the line",
-        set: |config, raw| raw.amount().map(|value| config.upload_limit = (value > 0).then_some(value)),
-        show: |config| json!(config.upload_limit.unwrap_or(0)),
     },
     Key {
         name: "swarm.slots",
@@ -395,10 +369,10 @@ impl Raw {
         }
     }
 
-    fn policy(self) -> Result<PolicyName, String> {
+    fn policy(self) -> Result<Policy, String> {
         match self.parsed::<String>()?.as_str() {
-            "receipts" => Ok(PolicyName::Receipts),
-            "none" => Ok(PolicyName::None),
+            "receipts" => Ok(Policy::Receipts),
+            "none" => Ok(Policy::None),
             known @ ("flow" | "score" | "chain" | "claimed") => Err(format!(
                 "the control policy `{known}` is not part of this version; receipts and none are"
             )),
@@ -487,10 +461,10 @@ mod tests {
     #[test]
     fn lists_and_amounts_are_read_from_text() {
         let env =
-            [("FAIRSHARE_LEDGER_COUNTERSIGN", "test, other"), ("FAIRSHARE_SWARM_UPLOAD_LIMIT", "40 MiB")];
+            [("FAIRSHARE_LEDGER_COUNTERSIGN", "test, other"), ("FAIRSHARE_ECONOMY_STRANGER_BYTES", "40 MiB")];
         let config = load("", &env, &[]).expect("loads").config;
         assert_eq!(config.countersign, ["test", "other"]);
-        assert_eq!(config.upload_limit, Some(40 << 20));
+        assert_eq!(config.stranger_bytes, 40 << 20);
         assert_eq!(parse_amount("3KiB"), Ok(3072));
         assert!(parse_amount("99999999999 GiB").is_err());
         assert!(parse_amount("-1").is_err());

@@ -89,6 +89,36 @@ impl Folder {
     }
 }
 
+/// A folder that goes away with this value.
+#[derive(Debug)]
+pub(crate) struct Temporary(PathBuf);
+
+impl Temporary {
+    /// A new folder that only its owner can read.
+    pub(crate) fn new(purpose: &str) -> Outcome<Self> {
+        use std::os::unix::fs::DirBuilderExt as _;
+        let mut bytes = [0; 8];
+        getrandom::fill(&mut bytes).map_err(|error| {
+            Failure::failed("entropy", format!("the system gives no random bytes: {error}"))
+        })?;
+        let path = std::env::temp_dir().join(format!("fairshare-{purpose}-{}", hex::encode(bytes)));
+        let made = std::fs::DirBuilder::new().mode(0o700).create(&path);
+        made.map(|()| Self(path.clone())).map_err(|error| Failure::io(&path, &error))
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        // What cannot be removed is left to the system, which clears its temporary folder.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
 /// Writes a file whole or not at all: under another name, synced, then renamed.
 pub(crate) fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> Outcome {
     let mut name = path.file_name().unwrap_or_default().to_owned();

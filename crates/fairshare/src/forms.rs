@@ -2,7 +2,10 @@
 //! in lower-case hex. The API sends them and the command line prints them unchanged.
 //= interfaces.md#41-contract-for-scripts-stable-from-the-first-release-tests-rely-on-it
 
-use fairshare_ledger::{ForkKind, ForkProof, HalfBlock};
+use crate::face::Face;
+use fairshare_economy::{AccountView, MU};
+use fairshare_ledger::{ChainReport, ForkKind, ForkProof, HalfBlock};
+use fairshare_swarm::{Refusal, TorrentState, TorrentStatus};
 use serde_json::{Value as Json, json};
 
 /// A half block; every field of bytes in hex.
@@ -31,6 +34,105 @@ pub(crate) fn proof(proof: &ForkProof) -> Json {
         "kind": kind,
         "accused": proof.accused().to_string(),
         "blocks": [block(proof.first()), block(proof.second())],
+    })
+}
+
+/// Why a provider does not serve, with the way back: receipts for `need_bytes`, or a third of it given in real bytes.
+//= spec/economy.md#57-refusal-the-way-back-over-spending
+pub(crate) fn refusal(refusal: &Refusal) -> Json {
+    let need = refusal.details.map(|details| details.need);
+    json!({
+        "reason": refusal.reason.to_string(),
+        "missing_bytes": amount(refusal.missing),
+        "retry_s": refusal.retry_s,
+        "flow_bytes": refusal.details.map(|details| amount(details.flow)),
+        "need_bytes": need.map(amount),
+        "give_bytes": need.map(|need| amount(need.div_ceil(MU))),
+        "seen_number": refusal.details.map(|details| details.seen_number),
+    })
+}
+
+/// A torrent as the node has it, and as it was added.
+pub(crate) fn download(torrent: &TorrentStatus, face: &Face) -> Json {
+    let entry = face.shelf.get(&torrent.info_hash);
+    let (state, error) = match &torrent.state {
+        TorrentState::Metadata => ("metadata", None),
+        TorrentState::Checking => ("checking", None),
+        TorrentState::Downloading => ("downloading", None),
+        TorrentState::Seeding => ("seeding", None),
+        TorrentState::Paused => ("paused", None),
+        TorrentState::Failed(reason) => ("failed", Some(reason)),
+    };
+    let refusing = face.refusing(&torrent.info_hash);
+    let refused_by = refusing.iter().map(|(provider, why)| {
+        let mut json = refusal(why);
+        json["provider"] = json!(provider.to_string());
+        json
+    });
+    json!({
+        "infohash": torrent.info_hash.to_string(),
+        "name": torrent.name,
+        "state": state,
+        "error": error,
+        "complete": state == "seeding" && face.is_complete(&torrent.info_hash),
+        "seed": entry.as_ref().is_some_and(|entry| entry.seed),
+        "folder": entry.map(|entry| entry.root),
+        "held_bytes": amount(torrent.held_bytes),
+        "total_bytes": amount(torrent.total_bytes),
+        "downloaded_bytes": amount(torrent.downloaded),
+        "uploaded_bytes": amount(torrent.uploaded),
+        "wasted_bytes": amount(torrent.wasted),
+        "down_rate_bytes": amount(torrent.download_rate),
+        "up_rate_bytes": amount(torrent.upload_rate),
+        "peers": torrent.peers,
+        "seeds": torrent.seeds,
+        "slots": torrent.slots,
+        "refused_by": refused_by.collect::<Vec<_>>(),
+    })
+}
+
+/// What this node and one peer are to each other.
+pub(crate) fn account(view: &AccountView) -> Json {
+    json!({
+        "peer": view.peer.to_string(),
+        "given_bytes": amount(view.account.mine.given),
+        "taken_bytes": amount(view.account.theirs.given),
+        "charged_to_peer_bytes": amount(view.account.theirs.charged),
+        "charged_to_us_bytes": amount(view.account.mine.charged),
+        "claim_of_peer_bytes": amount(view.claim_of_peer),
+        "claim_on_peer_bytes": amount(view.claim_on_peer),
+        "received_bytes": amount(view.recv),
+        "sent_bytes": amount(view.sent),
+        "verified_bytes": amount(view.verified),
+        "paid_to_bytes": amount(view.paid_to),
+        "confirmed_to_bytes": amount(view.confirmed_to),
+        "paid_from_bytes": amount(view.paid_from),
+        "window_bytes": amount(view.window),
+        "lost_bytes": amount(view.lost),
+        "sessions": view.sessions,
+        "friend": view.friend,
+    })
+}
+
+/// What a chain is worth as far as it is stored.
+pub(crate) fn chain_report(report: &ChainReport) -> Json {
+    let gaps: Vec<_> = report.gaps.iter().map(|gap| json!([gap.start(), gap.end()])).collect();
+    let errors: Vec<_> =
+        report.errors.iter().map(|(number, text)| json!({ "number": number, "error": text })).collect();
+    json!({
+        "ok": report.is_sound(),
+        "public_key": report.owner.to_string(),
+        "blocks": report.blocks,
+        "newest": report.newest,
+        "gaps": gaps,
+        "gap_count": report.gap_count,
+        "errors": errors,
+        "error_count": report.error_count,
+        "paired": report.paired,
+        "unanswered": report.unanswered,
+        "total_up_bytes": amount(report.total_up),
+        "total_down_bytes": amount(report.total_down),
+        "is_forker": report.is_forker,
     })
 }
 

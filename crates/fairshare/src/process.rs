@@ -49,7 +49,8 @@ impl Interrupt {
         drop(self.0.1.wait_while(guard, |came| !*came).unwrap_or_else(PoisonError::into_inner));
     }
 
-    fn tell(&self) {
+    /// Wakes whoever waits, as a signal does.
+    pub(crate) fn tell(&self) {
         *self.0.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
         self.0.1.notify_all();
     }

@@ -30,9 +30,9 @@ function table(heads, rows, none) {
 
 /** @param {any} download */
 function progress(download) {
-  const share = percent(download.have_bytes, download.total_bytes);
+  const share = percent(download.held_bytes, download.total_bytes);
   return html`<span class="job" title="${download.name}">
-    <progress max="${download.total_bytes}" value="${download.have_bytes}" aria-label="${download.name}"></progress>
+    <progress max="${download.total_bytes}" value="${download.held_bytes}" aria-label="${download.name}"></progress>
     ${download.name} ${share}</span>`;
 }
 

@@ -1,0 +1,55 @@
+//! `fairshare tokens balance|history`.
+
+use super::{amount, lines, text, tokens_of};
+use crate::api::Client;
+use crate::cli::Tokens;
+use crate::failure::Outcome;
+use crate::{print, show};
+use serde_json::Value as Json;
+
+pub(crate) fn run(command: &Tokens) -> Outcome {
+    match command {
+        Tokens::Balance(options) => {
+            let tokens = Client::find(options)?.get("/api/v1/tokens")?;
+            print::one(options.json, &tokens, || balance(&tokens));
+        }
+        Tokens::History(args) => {
+            let path = format!("/api/v1/tokens/history?limit={}", args.limit);
+            let history = Client::find(&args.client)?.get(&path)?;
+            print::one(args.client.json, &history, || lines(&history, payment, "nothing was paid yet"));
+        }
+    }
+    Ok(())
+}
+
+fn balance(tokens: &Json) -> String {
+    let account = |account: &Json| {
+        let key = text(account, "peer");
+        format!(
+            "  {}  gave it {}, took {}, may claim {} tokens, it may claim {}",
+            key.get(key.len().saturating_sub(8)..).unwrap_or(key),
+            show::bytes(amount(account, "given_bytes")),
+            show::bytes(amount(account, "taken_bytes")),
+            tokens_of(account, "claim_on_peer_bytes"),
+            tokens_of(account, "claim_of_peer_bytes"),
+        )
+    };
+    format!(
+        "{} tokens: gave {}, took {}\n{}",
+        tokens_of(tokens, "balance_bytes"),
+        show::bytes(amount(tokens, "given_bytes")),
+        show::bytes(amount(tokens, "taken_bytes")),
+        lines(&tokens["accounts"], account, "  no account with anybody"),
+    )
+}
+
+fn payment(payment: &Json) -> String {
+    let key = text(payment, "peer");
+    let (word, bytes) = match amount(payment, "up_bytes") {
+        0 => ("paid", amount(payment, "down_bytes")),
+        up => ("got ", up),
+    };
+    let signed = if payment["both_signed"] == true { "both signed" } else { "not answered yet" };
+    let end = key.get(key.len().saturating_sub(8)..).unwrap_or(key);
+    format!("{}  {word} {} {end}  {signed}", text(payment, "at"), show::bytes(bytes))
+}

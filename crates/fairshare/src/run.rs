@@ -1,0 +1,43 @@
+//! `fairshare run`: a node in the foreground.
+
+use crate::cli;
+use crate::config::Layered;
+use crate::failure::Outcome;
+use crate::folder::Folder;
+use crate::print;
+use crate::process::Interrupt;
+use crate::standing::{Setup, Standing};
+use serde_json::json;
+
+pub(crate) fn run(args: &cli::Run) -> Outcome {
+    let folder = Folder::find(args.data.clone())?;
+    let mut flags = Vec::new();
+    flags.extend(args.listen.map(|address| ("listen", address.to_string())));
+    flags.extend(args.api.map(|address| ("api", address.to_string())));
+    flags.extend(args.no_bootstrap.then(|| ("bootstrap", String::new())));
+    let file = args.config.clone().unwrap_or_else(|| folder.config());
+    let layered = Layered::load(&file, |name| std::env::var(name).ok(), &flags)?;
+    if !layered.config.countersign.is_empty() {
+        eprintln!(
+            "warning: blocks of these types are signed without judgement: {:?}",
+            layered.config.countersign
+        );
+    }
+    let interrupt = Interrupt::listen()?;
+    let standing =
+        Standing::start(Setup { data: Some(folder.path().to_owned()), layered, peers: args.peers.clone() })?;
+    standing.watch(&interrupt);
+    //= interfaces.md#41-contract-for-scripts-stable-from-the-first-release-tests-rely-on-it
+    let ready = json!({
+        "event": "ready",
+        "public_key": standing.public_key().to_string(),
+        "listen": standing.listen().to_string(),
+        "api": standing.api.to_string(),
+        "token_file": standing.token_file(),
+    });
+    print::one(args.json, &ready, || {
+        format!("node {} listens at {}\npage: {}", standing.public_key(), standing.listen(), standing.entry)
+    });
+    interrupt.wait();
+    standing.end()
+}
