@@ -95,8 +95,7 @@ fn no_number_is_used_twice_and_pairs_are_equal_after_loss_reordering_and_crashes
                 }
                 _ => {
                     let amount = 1 + world.rng.below(1000);
-                    let _ = pay(&mut world, from, to, amount);
-                    wanted += 1;
+                    wanted += usize::from(pay(&mut world, from, to, amount).is_ok());
                 }
             }
             let pause = world.rng.below(700);
@@ -105,7 +104,8 @@ fn no_number_is_used_twice_and_pairs_are_equal_after_loss_reordering_and_crashes
         world.faults = Faults { delay_ms: 20, ..Faults::default() };
         world.run(Duration::from_secs(60));
         let pairs = assert_pairs_equal(&world, 3);
-        assert!(pairs * 2 > wanted, "seed {seed}: only {pairs} of {wanted} became pairs");
+        // Lost are only those that were not on disk when their signer crashed.
+        assert!(pairs * 4 > wanted * 3, "seed {seed}: only {pairs} of {wanted} became pairs");
         let sums = (0..3).map(|node| totals(&world, node)).fold((0, 0), |sum, t| (sum.0 + t.0, sum.1 + t.1));
         assert_eq!(sums.0, sums.1, "seed {seed}: balances add up to zero");
         assert!(world.nodes.iter().all(|node| node.ledger.proofs().is_empty()), "seed {seed}: no fork");

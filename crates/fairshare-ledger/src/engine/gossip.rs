@@ -3,11 +3,11 @@
 use super::Ledger;
 use super::journal::Unreleased;
 use super::timers::Timer;
-use crate::block::{BlockHash, HalfBlock};
+use crate::block::{BLOCK_LEN_MAX, BlockHash, HalfBlock};
 use crate::output::{LedgerCommunity, LedgerEvent, LedgerOutput, Recipient, Source};
 use crate::store::{ChainStore, StoreError};
 use crate::wire::{OwnMessage, TrustChainMessage};
-use fairshare_wire::Now;
+use fairshare_wire::{Instant, Now, SIGNED_OVERHEAD};
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,6 +31,10 @@ const RESENDS_OLD: u32 = 3;
 const RESEND_WAIT_RARE: Duration = Duration::from_secs(6 * 3600);
 /// Own proposals that may be outstanding; older ones are left to their counterparties.
 const OUTSTANDING_MAX: usize = 4096;
+/// Between the first resends after a start: no burst.
+const RESUME_SPACING: Duration = Duration::from_millis(50);
+/// The longest payload that fits a datagram with the frame of a signed message around it.
+const PAYLOAD_MAX: usize = BLOCK_LEN_MAX - SIGNED_OVERHEAD;
 /// Own blocks read at once when the ledger starts.
 const PAGE: usize = 512;
 
@@ -69,15 +73,24 @@ impl Heard {
 
 impl<S: ChainStore> Ledger<S> {
     pub(super) fn send(&mut self, to: Recipient, message: &TrustChainMessage) {
-        let (id, signed) = message.id();
-        let (community, payload) = (LedgerCommunity::TrustChain, message.to_bytes());
-        self.out.push_back(LedgerOutput::Send { community, to, id, signed, payload });
+        self.send_payload(LedgerCommunity::TrustChain, to, message.id(), message.to_bytes());
     }
 
     pub(super) fn send_own(&mut self, to: Recipient, message: &OwnMessage) {
-        let (id, signed) = message.id();
-        let (community, payload) = (LedgerCommunity::Own, message.to_bytes());
-        self.out.push_back(LedgerOutput::Send { community, to, id, signed, payload });
+        self.send_payload(LedgerCommunity::Own, to, message.id(), message.to_bytes());
+    }
+
+    fn send_payload(
+        &mut self,
+        community: LedgerCommunity,
+        to: Recipient,
+        (id, signed): (u8, bool),
+        payload: Vec<u8>,
+    ) {
+        // Two blocks that came one by one may be too long for one datagram; single ones still travel.
+        if payload.len() <= PAYLOAD_MAX {
+            self.out.push_back(LedgerOutput::Send { community, to, id, signed, payload });
+        }
     }
 
     /// An own block is on disk: it leaves.
@@ -93,7 +106,7 @@ impl<S: ChainStore> Ledger<S> {
         let to = answer_to.map_or(Recipient::Key(block.link_owner), |asker| answer_address(asker, &block));
         self.send(to, &TrustChainMessage::HalfBlock(Arc::clone(&block)));
         if block.is_proposal() {
-            self.watch(now, &block);
+            self.watch(now, &block, now.mono + RESEND_WAIT);
             self.send(everybody, &TrustChainMessage::Broadcast { block, ttl: TTL });
         } else if let Ok(Some(first)) = self.view().get(&block.link_owner, block.link_sequence) {
             self.send(everybody, &TrustChainMessage::PairBroadcast { first, second: block, ttl: TTL });
@@ -148,6 +161,7 @@ impl<S: ChainStore> Ledger<S> {
     pub(super) fn resume_outstanding(&mut self, now: Now) -> Result<(), StoreError> {
         let me = self.me();
         let mut from = 1;
+        let mut first = now.mono;
         loop {
             let page = self.store.range(&me, from, u32::MAX, PAGE)?;
             let Some(last) = page.last() else { return Ok(()) };
@@ -155,7 +169,8 @@ impl<S: ChainStore> Ledger<S> {
             for block in page.iter().filter(|block| block.is_proposal() && !block.is_source()) {
                 let agreements = self.store.links_to(&me, block.sequence)?;
                 if !agreements.iter().any(|agreement| agreement.owner == block.link_owner) {
-                    self.resume(now, block);
+                    self.watch(now, block, first);
+                    first = first + RESUME_SPACING;
                 }
             }
             let Some(next) = next else { return Ok(()) };
@@ -163,7 +178,8 @@ impl<S: ChainStore> Ledger<S> {
         }
     }
 
-    fn resume(&mut self, now: Now, block: &Arc<HalfBlock>) {
+    /// Sends an own proposal again from `first` on, until it is answered.
+    fn watch(&mut self, now: Now, block: &Arc<HalfBlock>, first: Instant) {
         let hour_ms = u64::from(RESENDS) * RESEND_WAIT.as_millis() as u64;
         let old = now.unix_ms.saturating_sub(block.timestamp_ms) > hour_ms;
         let left = if old { RESENDS_OLD } else { RESENDS };
@@ -173,17 +189,7 @@ impl<S: ChainStore> Ledger<S> {
             self.timers.clear(Timer::Resend(oldest));
         }
         self.outstanding.insert(block.sequence, Outstanding { block: Arc::clone(block), left });
-        self.timers.set(Timer::Resend(block.sequence), now.mono);
-    }
-
-    fn watch(&mut self, now: Now, block: &Arc<HalfBlock>) {
-        // The answer may have arrived before the report of the disk: of a resend after a crash, from another path.
-        let answers = self.view().links_to(&block.owner, block.sequence).unwrap_or_default();
-        if answers.iter().any(|answer| answer.owner == block.link_owner) {
-            return;
-        }
-        self.resume(now, block);
-        self.timers.set(Timer::Resend(block.sequence), now.mono + RESEND_WAIT);
+        self.timers.set(Timer::Resend(block.sequence), first);
     }
 }
 

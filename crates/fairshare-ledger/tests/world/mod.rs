@@ -169,7 +169,6 @@ impl World {
                     }
                     self.nodes[node].events.push(event);
                 }
-                other => panic!("unknown output {other:?}"),
             }
         }
     }
