@@ -422,4 +422,6 @@ fn two_ends_with_the_secrets_of_the_vectors_say_the_bytes_of_the_vectors() {
     assert_eq!(proof.encode(), field("H3"));
     let (_, responder) = verified(right.receive(&right_key, &proof));
     assert_eq!((initiator.transcript().0, responder.transcript().0), (array("T"), array("T")));
+    let totals = Totals { verified: 1 << 20, accepted: (1 << 20) + (1 << 16), sent: 0 };
+    assert_eq!(Message::Count(Count::seal(&array("K_I"), 7, totals)).encode(), field("count_from_I"));
 }

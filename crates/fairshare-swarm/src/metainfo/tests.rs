@@ -240,7 +240,17 @@ fn a_torrent_that_we_make_is_read_back_whole() {
     single.push_hash([3; 20]);
     let single = single.finish().expect("complete");
     assert_eq!(single.to_torrent(), torrent(single.info().to_vec(), vec![]));
-    assert_eq!(Metainfo::from_torrent(&single.to_torrent()), Ok(single));
+    assert_eq!(Metainfo::from_torrent(&single.to_torrent()), Ok(single.clone()));
+    let with = |urls: &[&str]| {
+        let tier = urls.iter().map(|url| (*url).to_owned()).collect();
+        Metainfo { trackers: vec![tier], ..single.clone() }.to_torrent()
+    };
+    assert_eq!(
+        with(&["http://a"]),
+        torrent(single.info().to_vec(), vec![("announce", Tree::text("http://a"))])
+    );
+    let two = Metainfo::from_torrent(&with(&["http://a", "http://b"])).expect("own writing");
+    assert_eq!(two.trackers(), [["http://a", "http://b"]]);
 }
 
 #[test]

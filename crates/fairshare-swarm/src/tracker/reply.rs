@@ -192,6 +192,8 @@ mod tests {
         assert!(matches!(parse(b"<html>"), Err(AnnounceError::Bencode(_))));
         let many = [b"d5:peers60000:".to_vec(), vec![1; 60_000], b"e".to_vec()].concat();
         assert_eq!(parse(&many).expect("well formed").peers.len(), MAX_TRACKER_PEERS);
+        let both = [&many[..many.len() - 1], b"6:peers6180:", &[1; 180], b"e"].concat();
+        assert_eq!(parse(&both).expect("well formed").peers.len(), MAX_TRACKER_PEERS);
         assert_eq!(parse(b"de"), Ok(AnnounceReply::default()));
         assert_eq!(parse(b"d8:intervali-1ee"), Ok(AnnounceReply::default()));
     }
