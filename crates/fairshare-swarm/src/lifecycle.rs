@@ -115,11 +115,13 @@ impl Torrent {
 
     /// Every piece is held.
     pub(crate) fn complete(&mut self, cx: &mut Context, now: Now) {
+        self.tell_final_counts(cx, now);
         self.announce_upload_only(cx);
         if self.seed {
             return cx.event(SwarmEvent::Finished(self.info_hash));
         }
         self.announcer.completed(now.mono);
+        self.tick_announces(cx, now);
         self.saving.finish = true;
         self.save(cx);
     }

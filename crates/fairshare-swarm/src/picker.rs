@@ -381,7 +381,8 @@ impl Picker {
 
     /// How many pieces the peer has.
     pub(crate) fn peer_count(&self, peer: StreamId) -> u32 {
-        let count = |entry: &PeerPieces| entry.have.as_ref().map_or(self.geometry.pieces(), Bitfield::count);
+        let count =
+            |entry: &PeerPieces| entry.have.as_ref().map_or_else(|| self.geometry.pieces(), Bitfield::count);
         self.peers.get(&peer).map_or(0, count)
     }
 

@@ -128,13 +128,11 @@ impl Torrent {
     fn dealt(&mut self, cx: &mut Context, now: Now, id: StreamId, message: Message, payload: &Bytes) {
         match message {
             Message::Count(count) => {
-                self.counted(cx, now, id, |session, sent| session.accept_count(&count, sent))
+                self.counted(cx, now, id, |session, sent| session.accept_count(&count, sent));
             }
             Message::Receipt(receipt) => {
                 let Some(us) = cx.own_key else { return };
-                let before = self.reported(id);
-                self.counted(cx, now, id, |session, sent| session.accept_receipt(&receipt, &us, sent));
-                if self.reported(id) != before {
+                if self.counted(cx, now, id, |session, sent| session.accept_receipt(&receipt, &us, sent)) {
                     cx.event(SwarmEvent::ReceiptReceived { id, receipt: payload.clone() });
                 }
             }
@@ -155,11 +153,7 @@ impl Torrent {
         }
     }
 
-    fn reported(&self, id: StreamId) -> Option<Totals> {
-        Some(self.connections.get(&id)?.dealing()?.session.reported())
-    }
-
-    /// The peer acknowledged what it took.
+    /// The peer acknowledged what it took. Tells whether its numbers were good.
     //= spec/swarm.md#83-counts-and-exposure
     fn counted(
         &mut self,
@@ -167,14 +161,15 @@ impl Torrent {
         now: Now,
         id: StreamId,
         accept: impl FnOnce(&mut Session, u64) -> Result<Totals, CountFault>,
-    ) {
-        let Some(connection) = self.connections.get_mut(&id) else { return };
+    ) -> bool {
+        let Some(connection) = self.connections.get_mut(&id) else { return false };
         let sent = connection.upload.sent;
-        let Some(dealing) = connection.dealing_mut() else { return };
+        let Some(dealing) = connection.dealing_mut() else { return false };
         match accept(&mut dealing.session, sent) {
             Ok(Totals { accepted, verified, .. }) => {
                 cx.event(SwarmEvent::Acknowledged { id, accepted, verified });
                 self.pump(cx, now, id);
+                true
             }
             Err(fault) => {
                 let disputed = dealing.given.fault();
@@ -185,6 +180,7 @@ impl Torrent {
                 } else {
                     connection.send_extended(cx, FS_IDENTITY, Message::ReceiptRequest.encode());
                 }
+                false
             }
         }
     }
@@ -204,6 +200,11 @@ impl Torrent {
         if let Some(connection) = self.connections.get_mut(&id) {
             tell(cx, now, connection, false);
         }
+    }
+
+    /// Nothing more will be taken: what is still uncounted is told now, since the peers may leave at any moment.
+    pub(crate) fn tell_final_counts(&mut self, cx: &mut Context, now: Now) {
+        self.connections.values_mut().for_each(|connection| tell(cx, now, connection, true));
     }
 
     /// The timers of the proof and of the counts.

@@ -138,6 +138,7 @@ impl RarityOrder {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use fairshare_crypto::Rng;
     use proptest::prelude::*;
 
     #[derive(Clone, Debug)]

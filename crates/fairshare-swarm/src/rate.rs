@@ -3,7 +3,7 @@
 use fairshare_wire::Instant;
 use std::time::Duration;
 
-/// Seconds remembered: the longest average asked for, and the second that is under way.
+/// Seconds remembered: those of the longest average, and the one that is under way.
 const SECONDS: usize = 21;
 /// No average is taken over less time than this: a first block is no rate yet.
 const MIN_SPAN_US: u64 = 250_000;
@@ -34,11 +34,11 @@ impl Rate {
         self.total = self.total.saturating_add(bytes);
     }
 
-    /// Bytes per second over the last `seconds` seconds, at most 20.
+    /// Bytes per second over the last `seconds` whole seconds, at most 20, and the one that is under way.
     pub(crate) fn over(&self, now: Instant, seconds: u64) -> u64 {
         let seconds = seconds.clamp(1, SECONDS as u64 - 1);
         let current = now.as_micros() / SECOND_US;
-        let oldest = (current + 1).saturating_sub(seconds);
+        let oldest = current.saturating_sub(seconds);
         let first_kept = (self.second + 1).saturating_sub(SECONDS as u64);
         let counted: u64 = (oldest.max(first_kept)..=self.second)
             .map(|second| self.counts[(second % SECONDS as u64) as usize])
@@ -126,7 +126,7 @@ mod tests {
     fn silence_brings_the_rate_to_zero() {
         let mut rate = Rate::new(at(0));
         rate.add(at(0), 1_000_000);
-        assert_eq!(rate.over(at(500), 2), 2_000_000);
+        assert_eq!(rate.over(at(500), 2), 2_000_000, "half a second has passed");
         assert!(rate.current(at(15_000)) > 0, "the long average remembers");
         assert_eq!(rate.over(at(15_000), 2), 0);
         assert_eq!(rate.current(at(60_000)), 0);

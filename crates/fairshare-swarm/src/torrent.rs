@@ -203,8 +203,7 @@ impl Torrent {
 
     /// Bytes arrived from a peer.
     pub(crate) fn data(&mut self, cx: &mut Context, now: Now, id: StreamId, mut input: Bytes) {
-        loop {
-            let Some(connection) = self.connections.get_mut(&id) else { break };
+        while let Some(connection) = self.connections.get_mut(&id) {
             connection.heard_at = now.mono;
             match connection.decoder.decode(&mut input) {
                 Ok(Some(Incoming::Message(message))) => self.message(cx, now, id, message),
