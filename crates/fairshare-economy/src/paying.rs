@@ -115,6 +115,10 @@ impl Economy {
             self.settle_if_due(now, &key);
         } else {
             self.check_window(now, &key);
+            if self.peers.get(&key).is_some_and(|peer| peer.sessions.is_empty()) {
+                // It may have undone a loss.
+                self.journal(now, &key);
+            }
         }
         self.supply(now, &key);
     }

@@ -46,6 +46,9 @@ pub(crate) struct Provider {
     pub(crate) outstanding: u64,
     /// May have been taken before a crash of ours; no count tells.
     pub(crate) doubtful: u64,
+    /// Lost with ended sessions, as far as is known; some of it may have been verified after the last count.
+    unresolved: u64,
+    unresolved_before: u64,
     pub(crate) losses: Losses,
     pub(crate) rate: RateMeter,
     /// Since when the window of unpaid bytes is full.
@@ -73,7 +76,7 @@ impl Provider {
     /// Takes up the record of a former run: what was granted counts as used up to the last mark and a step.
     //= spec/economy.md#53-verdict-grant-settlement
     pub(crate) fn restore(&mut self, record: GivenRecord) {
-        let reach = record.mark.saturating_add(MARK_STEP);
+        let reach = record.mark.saturating_add(MARK_STEP).saturating_add(record.unresolved);
         self.schedule = record.schedule;
         self.schedule.cut(reach);
         self.schedule.advance(self.paid);
@@ -81,8 +84,12 @@ impl Provider {
         self.durable_number = record.number;
         self.verified = record.verified.max(self.paid);
         // After an orderly end every sent byte is in the record, and what was not acknowledged was freed.
-        self.doubtful = if record.open { self.schedule.end().saturating_sub(self.verified) } else { 0 };
-        self.sent = record.sent.saturating_add(self.doubtful);
+        if record.open {
+            self.doubtful = self.schedule.end().saturating_sub(self.verified);
+        } else {
+            (self.doubtful, self.unresolved) = (record.doubtful, record.unresolved);
+        }
+        self.sent = record.sent.saturating_add(if record.open { self.doubtful } else { 0 });
         self.losses = record.losses;
         self.window_base = record.window_base;
         self.bad_closes = record.bad_closes;
@@ -97,6 +104,8 @@ impl Provider {
             open,
             sent: self.sent,
             verified: self.verified,
+            unresolved: self.unresolved,
+            doubtful: self.doubtful,
             mark,
             window_base: self.window_base,
             bad_closes: self.bad_closes,
@@ -137,6 +146,11 @@ impl Provider {
     pub(crate) fn used(&self) -> u64 {
         let taken = self.verified.saturating_add(self.outstanding).saturating_add(self.doubtful);
         taken.max(self.paid)
+    }
+
+    /// Releases what was granted and not sent; never what the peer may have taken, whatever it acknowledged.
+    pub(crate) fn release(&mut self) -> Vec<(Entry, u64)> {
+        self.schedule.cut(self.used().saturating_add(self.unresolved))
     }
 
     /// How far may be sent: within durable grants and the durable mark.
@@ -200,12 +214,13 @@ impl Provider {
     /// The first session after a pause opens.
     pub(crate) fn begin(&mut self) {
         self.verified_before = self.verified;
+        self.unresolved_before = self.unresolved;
         self.payments_since = 0;
     }
 
     /// Whether bytes from before the pause are still open and a reckoning is due.
     pub(crate) fn is_reckoning_due(&self) -> bool {
-        self.doubtful > 0 || self.verified_before.saturating_sub(self.paid) > FLUSH_MIN
+        self.doubtful > 0 || self.unresolved > 0 || self.verified_before.saturating_sub(self.paid) > FLUSH_MIN
     }
 
     /// The peer had time to settle what it owes from before the pause. What may have been taken before our crash
@@ -213,7 +228,7 @@ impl Provider {
     /// Of the latter no more than a carry-over is forgiven, to those who have paid before; and it counts as lost.
     //= spec/economy.md#3-from-bytes-to-a-transaction
     pub(crate) fn reckon(&mut self, now: Now, friend: bool) {
-        self.doubtful = 0;
+        self.resolve();
         let owed = self.verified_before.saturating_sub(self.paid);
         if owed <= FLUSH_MIN || (self.settled == 0 && !friend) {
             return;
@@ -227,6 +242,7 @@ impl Provider {
     /// A session ended: what it left unverified is lost. `last` = no other session is open.
     pub(crate) fn end_session(&mut self, now: Now, unverified: u64, last: bool) {
         self.outstanding = self.outstanding.saturating_sub(unverified);
+        self.unresolved = self.unresolved.saturating_add(unverified);
         self.losses.add(now.unix_ms, unverified);
         if unverified > CLOSE_UNVERIFIED {
             self.bad_closes += 1;
@@ -251,11 +267,18 @@ impl Provider {
         self.schedule.advance(self.paid);
         if self.payments_since > 1 {
             // The first may have been signed before the pause; the second was not, and payers settle all they owe.
-            self.doubtful = 0;
+            self.resolve();
         }
         if !open {
             self.correct();
         }
+    }
+
+    /// Of the bytes from before the pause, none is waiting to be paid any more.
+    fn resolve(&mut self) {
+        self.doubtful = 0;
+        self.unresolved = self.unresolved.saturating_sub(self.unresolved_before);
+        self.unresolved_before = 0;
     }
 
     /// What was paid was verified, whether it was acknowledged or not.
@@ -263,6 +286,8 @@ impl Provider {
         let found = self.paid.saturating_sub(self.verified);
         self.verified += found;
         self.doubtful = self.doubtful.saturating_sub(found);
+        self.unresolved = self.unresolved.saturating_sub(found);
+        self.unresolved_before = self.unresolved_before.min(self.unresolved);
         self.losses.found(found);
     }
 }

@@ -62,6 +62,10 @@ pub(crate) struct GivenRecord {
     pub(crate) sent: u64,
     /// Bytes acknowledged as verified, ever.
     pub(crate) verified: u64,
+    /// Lost with ended sessions, and perhaps verified all the same.
+    pub(crate) unresolved: u64,
+    /// Perhaps taken before a crash.
+    pub(crate) doubtful: u64,
     /// Bytes used of the schedule may be this many, and [`crate::provider::MARK_STEP`] more.
     pub(crate) mark: u64,
     /// Payments at the time the window was last set back.
@@ -77,7 +81,8 @@ pub(crate) struct GivenRecord {
 impl GivenRecord {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Writer::new();
-        out.u8(VERSION).u8(u8::from(self.open)).u64(self.sent).u64(self.verified).u64(self.mark);
+        out.u8(VERSION).u8(u8::from(self.open)).u64(self.sent).u64(self.verified);
+        out.u64(self.unresolved).u64(self.doubtful).u64(self.mark);
         out.u64(self.window_base).u8(self.bad_closes).u32(self.number);
         out.u8(u8::try_from(self.losses.days().len()).expect("at most 30 days"));
         for (day, bytes) in self.losses.days() {
@@ -90,14 +95,27 @@ impl GivenRecord {
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, ReadError> {
         let mut input = versioned(bytes)?;
         let open = input.u8()? != 0;
-        let (sent, verified, mark) = (input.u64()?, input.u64()?, input.u64()?);
+        let (sent, verified) = (input.u64()?, input.u64()?);
+        let (unresolved, doubtful, mark) = (input.u64()?, input.u64()?, input.u64()?);
         let (window_base, bad_closes, number) = (input.u64()?, input.u8()?, input.u32()?);
         let days: Result<VecDeque<_>, ReadError> =
             (0..input.u8()?).map(|_| Ok((input.u64()?, input.u64()?))).collect();
         let schedule = read_schedule(&mut input)?;
         input.end()?;
         let losses = Losses::restore(days?);
-        Ok(Self { open, sent, verified, mark, window_base, bad_closes, number, losses, schedule })
+        Ok(Self {
+            open,
+            sent,
+            verified,
+            unresolved,
+            doubtful,
+            mark,
+            window_base,
+            bad_closes,
+            number,
+            losses,
+            schedule,
+        })
     }
 }
 
@@ -214,17 +232,17 @@ mod tests {
     proptest! {
         #[test]
         fn records_survive_their_bytes(
-            numbers in any::<(u64, u64, u64, u64, u8, u32)>(),
+            numbers in any::<(u64, u64, u64, u64, u64, u64, u8, u32)>(),
             grants in prop::collection::vec(any::<(u32, u64, u64, bool, bool)>(), 0..20),
             days in prop::collection::vec(any::<(u64, u64)>(), 0..30),
             drawn in prop::collection::vec((any::<IpAddr>(), any::<(u64, u64)>()), 0..20),
         ) {
-            let (sent, verified, mark, window_base, bad_closes, number) = numbers;
+            let (sent, verified, unresolved, doubtful, mark, window_base, bad_closes, number) = numbers;
             let (losses, schedule) = (Losses::restore(days.into()), schedule(grants));
             let taken = TakenRecord { recv: sent, schedule: schedule.clone() };
             let open = sent % 2 == 0;
             let given = GivenRecord {
-                open, sent, verified, mark, window_base, bad_closes, number, losses, schedule,
+                open, sent, verified, unresolved, doubtful, mark, window_base, bad_closes, number, losses, schedule,
             };
             prop_assert_eq!(GivenRecord::decode(&given.encode()), Ok(given));
             prop_assert_eq!(TakenRecord::decode(&taken.encode()), Ok(taken));

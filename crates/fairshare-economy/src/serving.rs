@@ -83,7 +83,7 @@ impl Economy {
             self.timers.cancel(Timer::Unpaid(key));
             self.timers.cancel(Timer::Reckoning(key));
         }
-        if session.sent > 0 {
+        if peer.give.sent > 0 {
             self.journal(now, &key);
         }
         self.supply(now, &key);
@@ -149,6 +149,12 @@ impl Economy {
         let key = session.key;
         self.timers.set_if_none(Timer::Idle(id), now.mono + IDLE_MAX);
         self.supply(now, &key);
+    }
+
+    /// The choker stopped serving this session.
+    //= spec/economy.md#53-verdict-grant-settlement
+    pub fn choked(&mut self, now: Now, id: SessionId) {
+        self.rest(now, id, false);
     }
 
     /// A session handed `total` payload bytes to the transport since it began.
@@ -440,7 +446,7 @@ impl Economy {
     fn release(&mut self, now: Now, key: &PublicKey) {
         self.pool_peers.remove(key);
         let Some(peer) = self.peers.get_mut(key) else { return };
-        let cut = peer.give.schedule.cut(peer.give.used());
+        let cut = peer.give.release();
         if cut.is_empty() {
             return;
         }
@@ -472,7 +478,6 @@ impl Economy {
             return;
         }
         self.rest(now, id, false);
-        self.output(EconomyOutput::Rejudge { session: id });
     }
 
     /// Stops the sending to a peer whose window of unpaid bytes is full, and lets it go on when a quarter is free.
