@@ -82,6 +82,8 @@ pub struct Metainfo {
     is_private: bool,
     trackers: Vec<Vec<String>>,
     web_seeds: Vec<String>,
+    /// The layers of hashes that a hybrid torrent has beside its info dictionary, bencoded.
+    piece_layers: Option<Bytes>,
     comment: Option<String>,
     created_by: Option<String>,
     created_s: Option<i64>,
@@ -175,6 +177,7 @@ impl Metainfo {
         if !self.web_seeds.is_empty() {
             root.push(("url-list", Tree::List(self.web_seeds.iter().map(text).collect())));
         }
+        root.extend(self.piece_layers.clone().map(|layers| ("piece layers", Tree::Raw(layers))));
         root.extend(self.comment.as_ref().map(|comment| ("comment", text(comment))));
         root.extend(self.created_by.as_ref().map(|program| ("created by", text(program))));
         root.extend(self.created_s.map(|seconds| ("creation date", Tree::Int(seconds))));

@@ -81,6 +81,8 @@ impl Metainfo {
         let mut metainfo = Self::from_info_value(info)?;
         metainfo.trackers = trackers(&root);
         metainfo.web_seeds = web_seeds(&root);
+        let layers = root.get("piece layers").filter(|layers| layers.dict().is_some());
+        metainfo.piece_layers = layers.map(|layers| Bytes::copy_from_slice(layers.raw()));
         let text = |key| root.get(key).and_then(Value::text).map(str::to_owned);
         metainfo.comment = text("comment");
         metainfo.created_by = text("created by");
@@ -130,6 +132,7 @@ impl Metainfo {
             is_private: info.get("private").and_then(Value::int) == Some(1),
             trackers: Vec::new(),
             web_seeds: Vec::new(),
+            piece_layers: None,
             comment: None,
             created_by: None,
             created_s: None,
