@@ -361,6 +361,14 @@ mod tests {
         }
     }
 
+    //= spec/trustchain.md#1-model
+    #[test]
+    fn the_marks_of_the_reference_are_ascii_zeros_and_no_keys() {
+        assert_eq!(ANY.to_string(), "30".repeat(74));
+        assert_eq!(GENESIS_HASH.to_string(), "30".repeat(32));
+        assert!(!ANY.is_valid());
+    }
+
     #[test]
     fn a_cut_or_longer_block_is_refused() {
         let key = SecretKey::generate(&mut Rng::from_seed([1; 32]));

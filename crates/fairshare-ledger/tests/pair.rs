@@ -546,6 +546,7 @@ fn a_broadcast_alone_is_never_signed() {
 }
 
 //= spec/trustchain.md#5-1-receiving
+//= spec/trustchain.md#9-settings
 #[test]
 fn crawl_answers_are_bounded_and_an_empty_one_says_so() {
     let mut world = World::new(19, 3, Faults::default());

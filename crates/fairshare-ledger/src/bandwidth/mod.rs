@@ -207,6 +207,22 @@ mod tests {
         via
     }
 
+    //= spec/blocks.md#1-common-rules
+    #[test]
+    fn a_transaction_of_more_than_four_kilobytes_settles_nothing() {
+        let plain = settled(None, Vec::new()).encode();
+        let six_pairs = plain.strip_prefix(b"a6d").expect("six keys");
+        let with_unknown_key = |len: usize| {
+            let transaction = [format!("a7d1bx{len}b").as_bytes(), &vec![0; len], six_pairs].concat();
+            (transaction.len(), Bandwidth::decode(&transaction).expect("valid for the chain").fault)
+        };
+        let overhead = with_unknown_key(1000).0 - 1000;
+        let longest = TRANSACTION_LEN_MAX - overhead;
+        assert_eq!(with_unknown_key(longest), (TRANSACTION_LEN_MAX, None));
+        assert_eq!(with_unknown_key(longest + 1).1, Some(SettlementFault::TooLong));
+    }
+
+    //= spec/blocks.md#2-types
     //= spec/blocks.md#3-rules-per-type
     #[test]
     fn what_is_written_is_read_back() {
