@@ -33,17 +33,18 @@ fn anchors(text: &str) -> impl Iterator<Item = &str> {
     text.lines().filter_map(|line| line.trim().strip_prefix(MARK))
 }
 
-/// What can be pointed to in a document: its headings and, in the index, its rulings R1, R2, ...
+/// What can be pointed to in a document: its headings and its numbered paragraphs with a bold title.
 fn targets(file: &SourceFile) -> Vec<String> {
     let name = file.path.trim_start_matches("docs/spec/");
     let mut targets = vec![plain(name)];
     for line in file.text.lines() {
         if line.starts_with('#') {
             targets.push(plain(&format!("{name}#{}", slug(line.trim_start_matches('#').trim()))));
-        } else if let Some((ruling, _)) = line.split_once(" **")
-            && ruling.starts_with('R')
-        {
-            targets.push(plain(&format!("{name}#{}", ruling.to_lowercase())));
+        } else if let Some((number, bold)) = line.split_once(" **") {
+            // `R11 **Signatures:**` is cited by its number, `10.1 **HTTP tracker**` by number and name.
+            let title = bold.split("**").next().unwrap_or_default();
+            targets
+                .extend([number, &format!("{number} {title}")].map(|text| format!("{name}#{}", slug(text))));
         }
     }
     targets
@@ -65,12 +66,16 @@ mod tests {
     #[test]
     fn headings_and_rulings_can_be_pointed_to_and_a_planted_wrong_anchor_is_found() {
         let spec = [
-            file("docs/spec/swarm.md", "# Swarm\n## 8.3 Exposure, and `counts`\n"),
+            file(
+                "docs/spec/swarm.md",
+                "# Swarm\n## 8.3 Exposure, and `counts`\n10.1 **HTTP tracker (BEP 3)**: query\n",
+            ),
             file("docs/spec/README.md", "R11 **Signatures:** strict\n"),
         ];
         let spec = spec.iter().collect::<Vec<_>>();
         let good = file("a.rs", "    //= spec/swarm.md#8-3-exposure-and-counts\n//= spec/README.md#r11\n");
         assert!(dangling(&[&good], &spec).is_empty());
+        assert!(dangling(&[&file("a.rs", "//= spec/swarm.md#101-http-tracker-bep-3\n")], &spec).is_empty());
         let wrong = file("a.rs", "//= spec/swarm.md#84-nothing\n");
         assert_eq!(dangling(&[&wrong], &spec).len(), 1);
     }
