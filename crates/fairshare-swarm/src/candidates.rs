@@ -16,6 +16,10 @@ const BACK_OFF: Duration = Duration::from_secs(60);
 const BACK_OFF_USER: Duration = Duration::from_secs(2);
 /// Pause after a connection that had worked was lost.
 const RECONNECT: Duration = Duration::from_secs(5);
+/// A connection that lasted so long had worked.
+const PROVEN: Duration = Duration::from_secs(30);
+/// An address whose peer we are connected with by another way is left alone for this long.
+const DUPLICATE_PAUSE: Duration = Duration::from_secs(300);
 /// An address that turned out to be our own is left alone for this long.
 //= spec/swarm.md#2-handshake-bep-3
 const SELF_PAUSE: Duration = Duration::from_secs(3600);
@@ -76,8 +80,12 @@ impl Candidates {
         }
     }
 
-    /// A connection that had come as far as a handshake ended.
-    pub(crate) fn lost(&mut self, now: Instant, address: &SocketAddr) {
+    /// A connection that had come as far as a handshake ended after `lived`. One that ended soon counts as a
+    /// failure: whoever hangs up on us again and again is not called every few seconds.
+    pub(crate) fn lost(&mut self, now: Instant, address: &SocketAddr, lived: Duration) {
+        if lived < PROVEN {
+            return self.failed(now, address);
+        }
         if let Some(known) = self.known.get_mut(address) {
             *known = Candidate { failures: 0, next_try: now + RECONNECT, busy: false, ..*known };
         }
@@ -104,8 +112,12 @@ impl Candidates {
         self.pause(now, address, SELF_PAUSE);
     }
 
-    /// Leaves the address alone for `span`.
-    pub(crate) fn pause(&mut self, now: Instant, address: &SocketAddr, span: Duration) {
+    /// The address leads to a peer that we are connected with by another way.
+    pub(crate) fn is_duplicate(&mut self, now: Instant, address: &SocketAddr) {
+        self.pause(now, address, DUPLICATE_PAUSE);
+    }
+
+    fn pause(&mut self, now: Instant, address: &SocketAddr, span: Duration) {
         if let Some(known) = self.known.get_mut(address) {
             (known.next_try, known.busy) = (now + span, false);
         }
@@ -141,6 +153,19 @@ mod tests {
             now = now + pause;
         }
         assert_eq!(candidates.len(), 0);
+    }
+
+    #[test]
+    fn a_connection_that_worked_is_made_again_soon_and_one_that_did_not_later() {
+        let mut candidates = Candidates::default();
+        candidates.add(Instant::START, address(1), AddressSource::Tracker, false);
+        candidates.connected(&address(1));
+        candidates.lost(Instant::START, &address(1), PROVEN);
+        assert_eq!(candidates.due(Instant::START + RECONNECT), Some(address(1)));
+        candidates.connected(&address(1));
+        candidates.lost(Instant::START, &address(1), Duration::from_secs(1));
+        assert_eq!(candidates.due(Instant::START + RECONNECT), None);
+        assert_eq!(candidates.due(Instant::START + BACK_OFF), Some(address(1)));
     }
 
     #[test]

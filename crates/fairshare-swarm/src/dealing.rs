@@ -4,6 +4,7 @@
 
 use crate::Verdict;
 use crate::connection::Class;
+use crate::geometry::BLOCK_LEN;
 use crate::identity::{Count, Handshake, Receipt, Session, Totals};
 use fairshare_crypto::SecretKey;
 use fairshare_wire::{Instant, Now};
@@ -178,18 +179,20 @@ impl Taken {
 /// The provider's bounds.
 #[derive(Debug)]
 pub(crate) struct Given {
-    /// Payload that the economy lets us send in this session.
-    pub(crate) limit: u64,
     /// `sent` as last told to the economy.
     pub(crate) sent_told: u64,
-    /// Count faults of the peer.
-    faults: u32,
     /// Whether the economy was asked for more room and has not answered.
     pub(crate) asked: bool,
-    /// Payload up to which grants reach.
-    granted: u64,
+    /// Payload that the economy lets us send in this session. It has the last word: grants may be shared with
+    /// other sessions of the same peer.
+    limit: u64,
+    /// Whether any grant was told in this session.
+    granted: bool,
+    /// Payload at which the grants told in this session end, if no other session uses them.
+    end: u64,
     last_room: u64,
     rooms: BTreeMap<u32, u64>,
+    faults: u32,
     /// Whether a bound was reached and is not yet undercut by a quarter.
     held_back: bool,
 }
@@ -197,22 +200,23 @@ pub(crate) struct Given {
 impl Given {
     const fn new() -> Self {
         Self {
-            limit: 0,
             sent_told: 0,
-            faults: 0,
             asked: false,
-            granted: 0,
+            limit: 0,
+            granted: false,
+            end: 0,
             last_room: 0,
             rooms: BTreeMap::new(),
+            faults: 0,
             held_back: false,
         }
     }
 
     /// The economy granted `room` more bytes.
     pub(crate) fn grant(&mut self, number: u32, room: u64, sent: u64) {
-        self.granted = self.granted.max(sent).saturating_add(room);
+        self.end = self.end.max(sent).saturating_add(room);
         self.last_room = room;
-        self.asked = false;
+        (self.granted, self.asked) = (true, false);
         if self.rooms.len() >= MAX_GRANTS {
             self.rooms.pop_first();
         }
@@ -222,7 +226,33 @@ impl Given {
     /// The economy took the rest of a grant back.
     pub(crate) fn freed(&mut self, number: u32, used: u64) {
         let rest = self.rooms.remove(&number).unwrap_or(0).saturating_sub(used);
-        self.granted = self.granted.saturating_sub(rest);
+        self.end = self.end.saturating_sub(rest);
+    }
+
+    /// The economy lets so many bytes be sent, all in all.
+    pub(crate) const fn set_limit(&mut self, total: u64) {
+        if total > self.limit {
+            self.asked = false;
+        }
+        self.limit = total;
+    }
+
+    /// Payload that may be sent in this session, all in all.
+    //= spec/swarm.md#84-settlement-and-evidence-on-the-connection
+    pub(crate) const fn limit(&self) -> u64 {
+        if self.granted { self.limit } else { 0 }
+    }
+
+    /// Whether the peer can be served now: it knows of a grant, and there is room.
+    pub(crate) const fn has_room(&self, sent: u64) -> bool {
+        self.limit() > sent
+    }
+
+    /// Whether less than a quarter of the last grant is left, or not even a block may be sent.
+    //= spec/economy.md#53-verdict-grant-settlement
+    pub(crate) const fn is_low(&self, sent: u64) -> bool {
+        self.end.saturating_sub(sent) <= self.last_room / 4
+            || self.limit().saturating_sub(sent) < BLOCK_LEN as u64
     }
 
     /// A count of the peer was wrong: the first time it is asked for a receipt, later it is choked.
@@ -236,13 +266,7 @@ impl Given {
         self.faults > 1
     }
 
-    /// Whether less than a quarter of the last grant is left.
-    //= spec/economy.md#53-verdict-grant-settlement
-    pub(crate) const fn is_low(&self, sent: u64) -> bool {
-        self.granted.saturating_sub(sent) <= self.last_room / 4
-    }
-
-    /// How much more than `sent` may be sent now, by the grants and by what the peer has acknowledged.
+    /// How much more than `sent` may be sent now, by the economy's limit and by what the peer has acknowledged.
     pub(crate) fn allowance(&mut self, sent: u64, reported: Totals, rate: u64, piece_len: u64) -> u64 {
         let in_flight = EXPOSURE_MIN.max(rate.min(EXPOSURE_MAX));
         let unproven = UNVERIFIED_MIN.max(piece_len.saturating_mul(4));
@@ -256,8 +280,7 @@ impl Given {
         if self.held_back {
             return 0;
         }
-        let by_grants = self.granted.min(self.limit).saturating_sub(sent);
-        by_grants.min(in_flight - exposure)
+        self.limit().saturating_sub(sent).min(in_flight - exposure)
     }
 }
 
@@ -312,7 +335,7 @@ mod tests {
     fn what_is_in_flight_is_bounded_until_it_is_acknowledged() {
         let mut given = Given::new();
         given.grant(1, 100 * MIB, 0);
-        given.limit = 100 * MIB;
+        given.set_limit(100 * MIB);
         assert_eq!(given.allowance(0, reported(0, 0), 0, MIB), 4 * MIB);
         assert_eq!(given.allowance(4 * MIB, reported(0, 0), 0, MIB), 0);
         assert_eq!(
@@ -334,7 +357,7 @@ mod tests {
     fn what_is_unverified_is_bounded() {
         let mut given = Given::new();
         given.grant(1, 1000 * MIB, 0);
-        given.limit = 1000 * MIB;
+        given.set_limit(1000 * MIB);
         assert_eq!(given.allowance(16 * MIB, reported(16 * MIB, 0), 0, MIB), 0);
         assert_eq!(given.allowance(16 * MIB, reported(16 * MIB, 4 * MIB), 0, MIB), 0);
         assert!(given.allowance(16 * MIB, reported(16 * MIB, 4 * MIB + 1), 0, MIB) > 0);
@@ -344,17 +367,30 @@ mod tests {
 
     //= spec/swarm.md#84-settlement-and-evidence-on-the-connection
     #[test]
-    fn nothing_is_sent_beyond_grants_and_limit() {
+    fn nothing_is_sent_without_a_grant_or_beyond_the_limit() {
         let mut given = Given::new();
-        assert_eq!(given.allowance(0, reported(0, 0), 0, MIB), 0);
+        given.set_limit(3 * MIB);
+        assert_eq!(given.allowance(0, reported(0, 0), 0, MIB), 0, "no grant was told");
+        given.set_limit(0);
         given.grant(1, 2 * MIB, 0);
         assert_eq!(given.allowance(0, reported(0, 0), 0, MIB), 0, "the economy has not raised the limit");
-        given.limit = 3 * MIB;
+        given.set_limit(2 * MIB);
         assert_eq!(given.allowance(0, reported(0, 0), 0, MIB), 2 * MIB);
+        given.set_limit(MIB);
+        assert!(!given.has_room(MIB) && given.has_room(MIB - 1), "a limit can be lowered too");
+    }
+
+    //= spec/economy.md#53-verdict-grant-settlement
+    #[test]
+    fn room_is_low_when_a_quarter_of_the_last_grant_is_left_or_no_block_may_be_sent() {
+        let mut given = Given::new();
+        given.grant(1, 2 * MIB, 0);
+        given.set_limit(2 * MIB);
         assert!(!given.is_low(MIB) && given.is_low(2 * MIB - MIB / 2));
+        given.set_limit(MIB);
+        assert!(given.is_low(MIB));
+        given.set_limit(2 * MIB);
         given.freed(1, MIB);
-        assert_eq!(given.allowance(MIB, reported(0, 0), 0, MIB), 0);
-        given.grant(2, MIB, MIB);
-        assert_eq!(given.allowance(MIB, reported(0, 0), 0, MIB), MIB);
+        assert!(given.is_low(MIB), "the rest was taken back");
     }
 }

@@ -52,8 +52,9 @@ impl Torrent {
         }
     }
 
-    /// Reads ahead for the peer as far as the transport's credit and the economy's bounds allow.
+    /// Sends what was read, and reads ahead, as far as the transport's credit and the economy's bounds allow.
     pub(crate) fn pump(&mut self, cx: &mut Context, now: Now, id: StreamId) {
+        self.send_ready(cx, now, id);
         let piece_len = self.geometry.map_or(0, |geometry| u64::from(geometry.piece_len));
         let Some(connection) = self.connections.get_mut(&id) else { return };
         while !connection.upload.choked {
@@ -65,6 +66,23 @@ impl Torrent {
             connection.upload.started(ticket);
         }
         connection.upload.note_busy(now.mono, connection.outbox.backlog());
+        if connection.upload.pending_any() {
+            self.ask_for_room(cx, now, id);
+        }
+    }
+
+    fn send_ready(&mut self, cx: &mut Context, now: Now, id: StreamId) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let limit = connection.dealing().map_or(u64::MAX, |dealing| dealing.given.limit());
+        let before = connection.upload.sent;
+        while let Some(blocks) = connection.upload.take_ready(now.mono, limit) {
+            for (request, data) in blocks {
+                connection.outbox.payload(now.mono, request.piece, request.begin, data, &mut cx.out);
+            }
+        }
+        if connection.upload.sent > before && connection.dealing().is_some() {
+            cx.changed.insert((self.info_hash, id));
+        }
     }
 
     /// The disk answered a read.
@@ -80,17 +98,9 @@ impl Torrent {
             Ok(data) => data,
             Err(error) => return self.fail(cx, now, error.to_string()),
         };
-        let Some(connection) = self.connections.get_mut(&id) else { return };
-        connection.upload.read(ticket, data);
-        while let Some(blocks) = connection.upload.take_ready(now.mono) {
-            for (request, data) in blocks {
-                connection.outbox.payload(now.mono, request.piece, request.begin, data, &mut cx.out);
-            }
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.upload.read(ticket, data);
         }
-        if connection.dealing().is_some() {
-            cx.changed.insert((self.info_hash, id));
-        }
-        self.ask_for_room(cx, now, id);
         self.pump(cx, now, id);
     }
 
@@ -107,17 +117,16 @@ impl Torrent {
     pub(crate) fn serve(&mut self, cx: &mut Context, now: Now, id: StreamId) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         connection.serving = true;
-        let sent = connection.upload.sent;
-        match connection.dealing() {
-            Some(dealing) if dealing.given.is_low(sent) => self.ask_for_room(cx, now, id),
-            _ => self.unchoke(cx, now, id),
-        }
+        self.demand_room(cx, now, id);
+        self.unchoke_if_ready(cx, now, id);
     }
 
-    /// Tells the peer that it is served from now on.
-    pub(crate) fn unchoke(&mut self, cx: &mut Context, now: Now, id: StreamId) {
+    /// Tells a peer that the choker chose that it is served from now on, if there is room for it.
+    pub(crate) fn unchoke_if_ready(&mut self, cx: &mut Context, now: Now, id: StreamId) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
-        if connection.upload.choked {
+        let sent = connection.upload.sent;
+        let ready = connection.dealing().is_none_or(|dealing| dealing.given.has_room(sent));
+        if connection.serving && ready && connection.upload.choked {
             connection.upload.unchoke(now.mono);
             connection.refused_at = None;
             connection.send(cx, &Message::Unchoke);
@@ -142,7 +151,7 @@ impl Torrent {
         }
     }
 
-    /// Asks the economy for more room, when less than a quarter of the last grant is left.
+    /// Asks the economy for more room when it runs low, once until it answers.
     //= spec/economy.md#53-verdict-grant-settlement
     pub(crate) fn ask_for_room(&mut self, cx: &mut Context, now: Now, id: StreamId) {
         let Some(connection) = self.connections.get_mut(&id).filter(|connection| connection.serving) else {
@@ -151,6 +160,24 @@ impl Torrent {
         let (sent, rate) = (connection.upload.sent, connection.upload.rate.current(now.mono));
         let Some(dealing) = connection.dealing_mut() else { return };
         if dealing.given.is_low(sent) && !dealing.given.asked {
+            dealing.given.asked = true;
+            cx.event(SwarmEvent::GrantWanted { id, rate });
+        }
+    }
+
+    /// The same, although it was asked before: it had nothing to give then, and may have now.
+    pub(crate) fn renew_room(&mut self, cx: &mut Context, now: Now, id: StreamId) {
+        if let Some(dealing) = self.connections.get_mut(&id).and_then(Connection::dealing_mut) {
+            dealing.given.asked = false;
+        }
+        self.ask_for_room(cx, now, id);
+    }
+
+    /// Asks the economy for room however much there is: it may not know that the peer is served.
+    pub(crate) fn demand_room(&mut self, cx: &mut Context, now: Now, id: StreamId) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let rate = connection.upload.rate.current(now.mono);
+        if let Some(dealing) = connection.dealing_mut() {
             dealing.given.asked = true;
             cx.event(SwarmEvent::GrantWanted { id, rate });
         }

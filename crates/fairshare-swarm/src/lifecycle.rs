@@ -187,10 +187,10 @@ impl Torrent {
             return;
         }
         self.announcer.restart(now.mono);
-        if self.metainfo.is_some() {
-            self.open(cx);
-        } else {
-            self.phase = Phase::Metadata;
+        match self.metainfo.clone() {
+            // What the disk holds may have changed meanwhile: the picker begins anew.
+            Some(metainfo) => self.describe(cx, metainfo),
+            None => self.phase = Phase::Metadata,
         }
     }
 

@@ -255,9 +255,7 @@ impl Torrent {
         let Some(dealing) = connection.dealing_mut() else { return };
         dealing.given.grant(grant.number, grant.room, sent);
         connection.send_extended(cx, FS_IDENTITY, Message::Grant(grant).encode());
-        if connection.serving {
-            self.unchoke(cx, now, id);
-        }
+        self.unchoke_if_ready(cx, now, id);
         self.pump(cx, now, id);
     }
 
@@ -271,9 +269,10 @@ impl Torrent {
 
     /// The economy lets so many bytes be sent in this session, all in all.
     pub(crate) fn serve_limit(&mut self, cx: &mut Context, now: Now, id: StreamId, total: u64) {
-        if let Some(dealing) = self.connections.get_mut(&id).and_then(|connection| connection.dealing_mut()) {
-            dealing.given.limit = total;
+        if let Some(dealing) = self.connections.get_mut(&id).and_then(Connection::dealing_mut) {
+            dealing.given.set_limit(total);
         }
+        self.unchoke_if_ready(cx, now, id);
         self.pump(cx, now, id);
     }
 

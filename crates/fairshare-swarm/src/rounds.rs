@@ -125,7 +125,7 @@ impl Torrent {
                     self.want_evaluation(cx, now.mono)
                 }
             }
-            (Verdict::Serve { .. }, true) => self.ask_for_room(cx, now, id),
+            (Verdict::Serve { .. }, true) => self.demand_room(cx, now, id),
             // Unpaid: nothing more is sent anyway, and a payment may be on its way; the next round takes the slot.
             (Verdict::Serve { .. } | Verdict::Choke, _) => {}
             (Verdict::Refuse, true) => {
@@ -208,7 +208,7 @@ impl Torrent {
             if self.connections.get(&id).is_some_and(|peer| !peer.serving) {
                 self.serve(cx, now, id);
             } else {
-                self.ask_for_room(cx, now, id);
+                self.renew_room(cx, now, id);
             }
         }
     }

@@ -227,7 +227,8 @@ impl Swarm {
         self.arm(now);
         let Some(stream) = self.streams.get_mut(&id) else { return };
         let Stage::Dialling { torrent } = stream.stage else { return };
-        let Some(peer_id) = self.torrents.get(&torrent).map(|torrent| torrent.peer_id) else {
+        let wanted = self.torrents.get(&torrent).filter(|torrent| torrent.wants_connections(&self.cx));
+        let Some(peer_id) = wanted.map(|torrent| torrent.peer_id) else {
             return self.drop_stream(now, id);
         };
         let mut outbox = Outbox::new(id, now.mono);

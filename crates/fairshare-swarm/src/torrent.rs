@@ -179,13 +179,15 @@ impl Torrent {
         let (id, address) = (greeting.id, greeting.address);
         if greeting.peer_id == self.peer_id {
             self.candidates.is_self(now.mono, &address);
-            cx.close(id);
-            return;
+            return cx.close(id);
         }
-        if self.is_banned_address(now.mono, address.ip()) || !self.keeps_over_same_peer(cx, now, &greeting) {
-            self.candidates.lost(now.mono, &address);
-            cx.close(id);
-            return;
+        if !self.wants_connections(cx) || self.is_banned_address(now.mono, address.ip()) {
+            self.candidates.failed(now.mono, &address);
+            return cx.close(id);
+        }
+        if !self.keeps_over_same_peer(cx, now, &greeting) {
+            self.candidates.is_duplicate(now.mono, &address);
+            return cx.close(id);
         }
         let identity = self.identity_at_start(cx, now.mono, &greeting);
         self.candidates.connected(&address);
@@ -274,14 +276,25 @@ impl Torrent {
         self.past.downloaded += connection.download.rate.total();
         self.past.uploaded += connection.upload.sent;
         self.past.wasted += connection.wasted;
-        if let Some(address) = connection.dial_address {
-            self.candidates.lost(now.mono, &address);
-        }
+        self.free_candidate(now.mono, &connection, reason);
         self.close_session(cx, &connection);
         cx.unflushed.remove(&(self.info_hash, id));
         cx.event(SwarmEvent::Disconnected { id, torrent: self.info_hash, reason });
         self.slot_may_be_free(cx, now, id);
         self.account(cx);
+    }
+
+    /// The address of a lost connection may be dialled again, at a time that depends on how it was lost.
+    fn free_candidate(&mut self, now: Instant, connection: &Connection, reason: CloseReason) {
+        let Some(address) = connection.dial_address else { return };
+        match reason {
+            CloseReason::OwnIdentity => self.candidates.is_self(now, &address),
+            CloseReason::Duplicate => self.candidates.is_duplicate(now, &address),
+            _ => self.candidates.lost(now, &address, now.since(connection.opened_at)),
+        }
+        if self.connections.values().any(|other| other.dial_address == Some(address)) {
+            self.candidates.connected(&address);
+        }
     }
 
     /// Ends all connections.

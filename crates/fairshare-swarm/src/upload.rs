@@ -165,8 +165,13 @@ impl Upload {
         }
     }
 
-    /// The next run whose data is here, as blocks to send, in the order in which they were requested.
-    pub(crate) fn take_ready(&mut self, now: Instant) -> Option<Vec<(BlockRequest, Bytes)>> {
+    /// The next run whose data is here, as blocks to send, in the order in which they were requested. It waits
+    /// while it would bring what was sent beyond `limit`, which may have been lowered since the run was read.
+    pub(crate) fn take_ready(&mut self, now: Instant, limit: u64) -> Option<Vec<(BlockRequest, Bytes)>> {
+        let front = self.runs.front()?;
+        if self.sent.saturating_add(u64::from(front.spec.len)) > limit {
+            return None;
+        }
         let data = self.runs.front_mut()?.data.take()?;
         let run = self.runs.pop_front()?;
         let len = u64::from(run.spec.len);
@@ -178,6 +183,11 @@ impl Upload {
             (request, data.slice(start..start + request.len as usize))
         };
         Some(run.requests.into_iter().map(block).collect())
+    }
+
+    /// Whether any request is not answered.
+    pub(crate) fn pending_any(&self) -> bool {
+        !self.queue.is_empty() || !self.runs.is_empty()
     }
 
     /// Starts serving.
@@ -210,7 +220,8 @@ impl Upload {
 
     /// Notes whether there is anything to send, for the share of busy time.
     pub(crate) fn note_busy(&mut self, now: Instant, backlog: usize) {
-        self.busy.set(now, backlog > 0 || !self.queue.is_empty() || !self.runs.is_empty());
+        let busy = backlog > 0 || self.pending_any();
+        self.busy.set(now, busy);
     }
 
     /// Whether there was something to send for more than half of the time since this was last asked.
@@ -283,12 +294,12 @@ mod tests {
         assert_eq!(second, RunSpec { piece: 3, begin: 256 << 10, len: 4 * BLOCK });
         upload.started(2);
         upload.read(2, Bytes::from(vec![2; 4 * BLOCK as usize]));
-        assert_eq!(upload.take_ready(Instant::START), None, "the first run comes first");
+        assert_eq!(upload.take_ready(Instant::START, u64::MAX), None, "the first run comes first");
         upload.read(1, Bytes::from(vec![1; 256 << 10]));
-        let sent = upload.take_ready(Instant::START).expect("read");
+        let sent = upload.take_ready(Instant::START, u64::MAX).expect("read");
         assert_eq!(sent.len(), 16);
         assert_eq!((sent[0].0, sent[0].1[0]), (request(3, 0), 1));
-        assert_eq!(upload.take_ready(Instant::START).expect("read").len(), 4);
+        assert_eq!(upload.take_ready(Instant::START, u64::MAX).expect("read").len(), 4);
         assert_eq!(upload.sent, 20 * u64::from(BLOCK));
     }
 
@@ -303,6 +314,18 @@ mod tests {
         assert_eq!(run.len, 3 * BLOCK);
         assert_eq!(upload.next_run(0, 3 * u64::from(BLOCK) + 1), None);
         assert_eq!(upload.next_run(0, 4 * u64::from(BLOCK)).map(|run| run.len), Some(BLOCK));
+    }
+
+    //= spec/swarm.md#84-settlement-and-evidence-on-the-connection
+    #[test]
+    fn a_limit_that_was_lowered_holds_for_what_is_already_read() {
+        let mut upload = unchoked();
+        upload.enqueue(request(0, 0));
+        upload.next_run(0, u64::from(BLOCK));
+        upload.started(1);
+        upload.read(1, Bytes::from(vec![1; BLOCK as usize]));
+        assert_eq!(upload.take_ready(Instant::START, u64::from(BLOCK) - 1), None);
+        assert!(upload.take_ready(Instant::START, u64::from(BLOCK)).is_some());
     }
 
     #[test]
@@ -329,7 +352,7 @@ mod tests {
         upload.started(1);
         assert_eq!(upload.choke().len(), 20);
         upload.read(1, Bytes::from(vec![1; 256 << 10]));
-        assert_eq!(upload.take_ready(Instant::START), None);
+        assert_eq!(upload.take_ready(Instant::START, u64::MAX), None);
         assert_eq!((upload.sent, upload.pending()), (0, 0));
     }
 
