@@ -322,6 +322,7 @@ impl<S: ChainStore> Node<S> {
             }
             SwarmEvent::VerdictWanted { id, rate } => self.give_verdict(now, *id, *rate),
             SwarmEvent::GrantWanted { id, rate } => self.economy.grant_wanted(now, session(*id), *rate),
+            SwarmEvent::Choked { id } => self.economy.choked(now, session(*id)),
             SwarmEvent::Sent { id, total } => return self.economy.sent(now, session(*id), *total),
             SwarmEvent::Acknowledged { id, accepted, verified } => {
                 return self.economy.acknowledged(now, session(*id), *accepted, *verified);
