@@ -60,6 +60,7 @@ fn pair(channel: Channel, seed: u8) -> Pair {
     Pair { initiator, responder, messages: [hello, answer, proof] }
 }
 
+//= spec/swarm.md#8-identity-extension-fs_identity
 //= spec/swarm.md#82-handshake-3-messages-initiator-i--side-that-opened-the-connection-responder-r
 #[test]
 fn both_ends_learn_each_others_key_and_share_a_session() {
