@@ -82,11 +82,11 @@ fn a_corrupt_torrent_is_refused_before_anything_happens() {
     let content = folder.path().join("film.bin");
     write_random_file(&content, 300_000, 1);
     let torrent = folder.path().join("film.torrent");
-    let output = run(&["create", "film.bin", "--json"], &data);
+    let output = run(&["create", "film.bin", "--out", "film.torrent", "--json"], &data);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let made: Value = serde_json::from_slice(&output.stdout).expect("one JSON value");
     assert_eq!(made["total_bytes"], "300000");
-    assert!(fails(&["create", "film.bin"], &data, 1).contains("exists already"));
+    assert!(fails(&["create", "film.bin", "--out", "film.torrent"], &data, 1).contains("exists already"));
 
     let whole = fs::read(&torrent).expect("just made");
     fs::write(&torrent, &whole[..whole.len() / 2]).expect("a file of this test");
@@ -105,7 +105,7 @@ fn files_that_are_not_those_of_the_torrent_are_not_served() {
     let data = folder.path().join("data");
     let content = folder.path().join("film.bin");
     write_random_file(&content, 300_000, 1);
-    assert!(run(&["create", "film.bin"], &data).status.success());
+    assert!(run(&["create", "film.bin", "--out", "film.torrent"], &data).status.success());
     fs::write(&content, b"something else").expect("a file of this test");
     fails(&["seed", "film.torrent", "--from", "."], &data, 1);
     assert_eq!(fs::read(&content).expect("still there"), b"something else");
@@ -193,7 +193,7 @@ fn a_timeout_ends_a_download_that_nobody_serves() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let data = folder.path().join("data");
     write_random_file(&folder.path().join("film.bin"), 300_000, 1);
-    assert!(run(&["create", "film.bin"], &data).status.success());
+    assert!(run(&["create", "film.bin", "--out", "film.torrent"], &data).status.success());
     let to = folder.path().join("to");
     let torrent = folder.path().join("film.torrent").display().to_string();
     let (code, value) =

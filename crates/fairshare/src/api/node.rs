@@ -144,7 +144,10 @@ pub(crate) async fn connections(State(api): Shared, Query(which): Query<Which>) 
             "uploaded_bytes": amount(one.uploaded),
             "down_rate_bytes": amount(one.download_rate),
             "up_rate_bytes": amount(one.upload_rate),
+            "requests_out": one.requests_out,
+            "requests_in": one.requests_in,
             "refused": one.refused,
+            "refused_by": one.refused_by.map(|reason| reason.to_string()),
         })
     };
     Ok(Body(connections.iter().map(one).collect()))
