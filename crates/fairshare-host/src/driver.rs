@@ -35,7 +35,7 @@ pub(crate) struct Driver {
     pub(crate) links: Links,
     pub(crate) writer: StoreWriter,
     pub(crate) disk: Arc<DiskPool>,
-    pub(crate) http: HttpPool,
+    pub(crate) http: Arc<HttpPool>,
     pub(crate) datagrams: DatagramSender,
     pub(crate) events: broadcast::Sender<Event>,
     pub(crate) inbox: Arc<Inbox>,

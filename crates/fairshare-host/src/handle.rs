@@ -33,6 +33,10 @@ const COMMANDS_MAX: usize = 1_024;
 const SHUTDOWN_MAX: Duration = Duration::from_secs(9);
 /// Of that, so much for payments to be countersigned.
 const SETTLE_MAX: Duration = Duration::from_secs(4);
+/// And so much for trackers to hear of the end.
+const FAREWELL_MAX: Duration = Duration::from_secs(2);
+/// A saving under way, the one that waited for it, and one to see that nothing is left.
+const SAVE_ROUNDS: usize = 3;
 const SETTLE_POLL: Duration = Duration::from_millis(50);
 
 /// What a node is started with.
@@ -58,6 +62,7 @@ pub struct Stopped;
 pub struct NodeHandle {
     inbox: Arc<Inbox>,
     disk: Arc<DiskPool>,
+    http: Arc<HttpPool>,
     /// Weak: listeners must hear the end when the node's own sender goes.
     events: broadcast::WeakSender<Event>,
     permits: Semaphore,
@@ -150,9 +155,7 @@ impl NodeHandle {
         let deadline = Instant::now() + SHUTDOWN_MAX;
         self.settle(Instant::now() + SETTLE_MAX).await;
         self.pause_all().await;
-        let disk = self.disk.clone();
-        // A panic there leaves nothing to wait for.
-        let _ = tokio::task::spawn_blocking(move || disk.settle(deadline)).await;
+        self.save_all(deadline).await;
         self.end().await;
     }
 
@@ -177,6 +180,25 @@ impl NodeHandle {
             if self.command(Command::Pause(torrent.info_hash)).await.is_err() {
                 return;
             }
+        }
+    }
+
+    /// Waits for disk and trackers. More than once, because the end of one saving may be what the next waited for.
+    async fn save_all(&self, deadline: Instant) {
+        let farewell = deadline.min(Instant::now() + FAREWELL_MAX);
+        for _ in 0..SAVE_ROUNDS {
+            let (disk, http) = (self.disk.clone(), self.http.clone());
+            let waiting = tokio::task::spawn_blocking(move || {
+                disk.settle(deadline);
+                http.settle(farewell);
+            });
+            // A panic there leaves nothing to wait for.
+            let _ = waiting.await;
+            // The answers are handled, and the sleep that follows hands on what they led to.
+            if self.query(|_| ()).await.is_err() {
+                return;
+            }
+            tokio::time::sleep(SETTLE_POLL).await;
         }
     }
 
@@ -254,7 +276,7 @@ fn start(mut config: HostConfig, runtime: &tokio::runtime::Handle) -> Result<Nod
         .map_err(|error| StartError::Store { path: ledger_path(&dir), reason: error.to_string() })?;
     let answer = answers_to(&inbox);
     let disk = Arc::new(DiskPool::start(resume_dir, answer.clone()).map_err(StartError::Thread)?);
-    let http = HttpPool::start(&answer).map_err(StartError::Thread)?;
+    let http = Arc::new(HttpPool::start(&answer).map_err(StartError::Thread)?);
     let (address, counts) = (sockets.address, Arc::new(DatagramCounts::default()));
     let (datagrams, tasks) = start_tasks(sockets, &inbox, &counts, runtime)?;
     let events = broadcast::Sender::new(EVENTS_MAX);
@@ -265,7 +287,7 @@ fn start(mut config: HostConfig, runtime: &tokio::runtime::Handle) -> Result<Nod
         links: Links::new(address, inbox.clone(), runtime.clone()),
         writer,
         disk: disk.clone(),
-        http,
+        http: http.clone(),
         datagrams,
         events,
         inbox: inbox.clone(),
@@ -281,6 +303,7 @@ fn start(mut config: HostConfig, runtime: &tokio::runtime::Handle) -> Result<Nod
     Ok(NodeHandle {
         inbox,
         disk,
+        http,
         events: weak_events,
         permits,
         killed,

@@ -4,9 +4,10 @@
 use crate::Answer;
 use bytes::Bytes;
 use fairshare_swarm::Completion;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Enough that one silent tracker does not hold up the others; each thread mostly waits.
 const THREADS: usize = 4;
@@ -15,35 +16,49 @@ const WAITING_MAX: usize = 256;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 const TOTAL_TIMEOUT: Duration = Duration::from_secs(30);
 const REDIRECTS_MAX: u32 = 5;
+const SETTLE_POLL: Duration = Duration::from_millis(20);
 const BODY_MAX: u64 = 1 << 20;
 
 /// The threads and their queue. They end when this is dropped, each after the page it waits for.
 pub(crate) struct HttpPool {
     queue: SyncSender<(u64, String)>,
     answer: Answer,
+    /// Pages asked for and not yet answered.
+    unfinished: Arc<AtomicUsize>,
 }
 
 impl HttpPool {
     pub(crate) fn start(answer: &Answer) -> std::io::Result<Self> {
         let (queue, waiting) = sync_channel(WAITING_MAX);
         let waiting = Arc::new(Mutex::new(waiting));
+        let unfinished = Arc::new(AtomicUsize::new(0));
         for number in 0..THREADS {
-            let (waiting, answer, agent) = (waiting.clone(), answer.clone(), agent());
+            let (waiting, unfinished, answer, agent) =
+                (waiting.clone(), unfinished.clone(), answer.clone(), agent());
             std::thread::Builder::new()
                 .name(format!("http-{number}"))
-                .spawn(move || work(&waiting, &answer, &agent))?;
+                .spawn(move || work(&waiting, &unfinished, &answer, &agent))?;
         }
-        Ok(Self { queue, answer: answer.clone() })
+        Ok(Self { queue, answer: answer.clone(), unfinished })
     }
 
     /// Fetches a page; the answer comes as a completion.
     pub(crate) fn get(&self, ticket: u64, url: String) {
+        self.unfinished.fetch_add(1, Ordering::AcqRel);
         let reason = match self.queue.try_send((ticket, url)) {
             Ok(()) => return,
             Err(TrySendError::Full(_)) => "too many tracker requests wait already",
             Err(TrySendError::Disconnected(_)) => "the program is ending",
         };
+        self.unfinished.fetch_sub(1, Ordering::AcqRel);
         (self.answer)(vec![(ticket, Completion::Page(Err(reason.to_owned())))]);
+    }
+
+    /// Waits until every page is there, so that trackers hear of our end, but not longer than until `deadline`.
+    pub(crate) fn settle(&self, deadline: Instant) {
+        while self.unfinished.load(Ordering::Acquire) > 0 && Instant::now() < deadline {
+            std::thread::sleep(SETTLE_POLL);
+        }
     }
 }
 
@@ -59,11 +74,18 @@ fn agent() -> ureq::Agent {
         .into()
 }
 
-fn work(waiting: &Mutex<Receiver<(u64, String)>>, answer: &Answer, agent: &ureq::Agent) {
+fn work(
+    waiting: &Mutex<Receiver<(u64, String)>>,
+    unfinished: &AtomicUsize,
+    answer: &Answer,
+    agent: &ureq::Agent,
+) {
     loop {
         let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok((ticket, url)) = next else { return };
-        answer(vec![(ticket, Completion::Page(fetch(agent, &url)))]);
+        let page = fetch(agent, &url);
+        unfinished.fetch_sub(1, Ordering::AcqRel);
+        answer(vec![(ticket, Completion::Page(page))]);
     }
 }
 

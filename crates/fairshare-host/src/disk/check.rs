@@ -13,7 +13,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 /// Read at once while hashing: large enough for the disk, small enough for the cache of the processor.
 const READ_LEN: usize = 1 << 20;
 
-/// The pieces held. `stop` ends the work early; the result is then incomplete, never wrong.
+/// The pieces held, and whether some of them had to be hashed. `stop` ends the work early; the result is then
+/// incomplete, never wrong.
 //= spec/swarm.md#9-storage
 pub(super) fn held_pieces(
     torrent: &Torrent,
@@ -21,7 +22,7 @@ pub(super) fn held_pieces(
     resume_dir: &Path,
     threads: usize,
     stop: &AtomicBool,
-) -> Result<Bitfield, DiskError> {
+) -> Result<(Bitfield, bool), DiskError> {
     let layout = &torrent.layout;
     let pieces = layout.pieces();
     let resume = Resume::load(resume_dir, torrent.info_hash(), pieces, layout.files.len());
@@ -43,7 +44,7 @@ pub(super) fn held_pieces(
     for piece in hash_pieces(torrent, &unsure, threads, stop) {
         held.set(piece);
     }
-    Ok(held)
+    Ok((held, !unsure.is_empty()))
 }
 
 fn unchanged_files(resume: Option<&Resume>, now: &[Stamp]) -> Vec<bool> {

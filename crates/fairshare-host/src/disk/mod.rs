@@ -304,7 +304,7 @@ impl Shared {
         let number = self.openings.fetch_add(1, Ordering::Relaxed);
         let (torrent, found) =
             Torrent::open(metainfo, root, create, &self.resume_dir, number, self.cache.clone())?;
-        let held = {
+        let (held, hashed) = {
             let _one_at_a_time = self.checking.lock().unwrap_or_else(PoisonError::into_inner);
             check::held_pieces(&torrent, &found, &self.resume_dir, self.threads, &self.stop)?
         };
@@ -315,6 +315,10 @@ impl Shared {
         }
         if create {
             torrent.unname_files(&held)?;
+        } else if hashed {
+            // Nobody writes to these files, so nobody will ask for a record of them; the next start needs one all
+            // the same. Without it that start is slower, no more.
+            let _ = torrent.save(held.clone(), false);
         }
         let earlier = self.torrents().insert(torrent.info_hash(), Arc::new(torrent));
         if let Some(earlier) = earlier {

@@ -292,7 +292,8 @@ fn a_seed_needs_its_files_whole_and_never_writes() {
     assert_eq!(disk.open(&sample, &root, true), Err(DiskError::Missing("sample/sub/b".to_owned())));
     assert_eq!(std::fs::read(&b).expect("untouched").len(), 699, "a file of the user is not overwritten");
     sample.put(&root);
-    disk.open(&sample, &root, false).expect("whole");
+    assert_eq!(disk.open(&sample, &root, false), Ok(Bitfield::full(7)));
+    assert!(resume.join(format!("{}.resume", sample.hash())).exists(), "the next start need not hash again");
     assert!(matches!(disk.store(&sample, 0), Err(DiskError::Other { .. })));
 }
 
