@@ -389,8 +389,7 @@ proptest! {
 //= spec/swarm.md#82-handshake-3-messages-initiator-i--side-that-opened-the-connection-responder-r
 #[test]
 fn two_ends_with_the_secrets_of_the_vectors_say_the_bytes_of_the_vectors() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/vectors/swarm.json");
-    let text = std::fs::read_to_string(path).expect("the vectors are part of the repository");
+    let text = include_str!("../../../../tests/vectors/swarm.json");
     let field = |name: &str| {
         let section = text.split("\"fs_identity\"").nth(1).expect("the section is there");
         let rest = section.split(&format!("\"{name}\": \"")).nth(1).expect("the field is there");
