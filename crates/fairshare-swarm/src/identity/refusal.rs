@@ -26,7 +26,8 @@ pub enum RefusalReason {
 }
 
 impl RefusalReason {
-    const fn from_code(code: u8) -> Self {
+    /// The reason with this code.
+    pub const fn from_code(code: u8) -> Self {
         match code {
             1 => Self::Balance,
             2 => Self::Unpaid,
@@ -39,7 +40,8 @@ impl RefusalReason {
         }
     }
 
-    const fn code(self) -> u8 {
+    /// Its code.
+    pub const fn code(self) -> u8 {
         match self {
             Self::Balance => 1,
             Self::Unpaid => 2,
