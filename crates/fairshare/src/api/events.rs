@@ -73,18 +73,6 @@ impl EventLog {
         self.newest.send_replace(id);
     }
 
-    /// The newest events, oldest first, without the stream.
-    pub(crate) fn recent(&self, count: usize) -> Vec<Json> {
-        let ring = self.lock();
-        let skip = ring.entries.len().saturating_sub(count);
-        ring.entries.iter().skip(skip).map(Entry::to_json).collect()
-    }
-
-    /// The number of the newest event.
-    pub(crate) fn last_id(&self) -> u64 {
-        self.lock().last_id
-    }
-
     fn after(&self, id: u64, kind: Option<&str>) -> (u64, Vec<Entry>) {
         let ring = self.lock();
         let first = ring.entries.front().map_or(ring.last_id + 1, |entry| entry.id);
@@ -138,7 +126,6 @@ mod tests {
         assert_eq!(end, 5 + STEP_MAX as u64);
         let (_, entries) = log.after(RING_MAX as u64 + 4, None);
         assert_eq!(entries.len(), 1);
-        assert_eq!(log.recent(2).len(), 2);
     }
 
     #[test]

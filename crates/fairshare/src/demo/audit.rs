@@ -25,8 +25,6 @@ pub(crate) struct Payment {
     pub(crate) provider: PublicKey,
     /// Real bytes.
     pub(crate) down: u64,
-    /// Charged bytes.
-    pub(crate) charge: u64,
     /// All that the payer ever paid this provider, in its own words.
     pub(crate) cum: u64,
     /// Whether the provider signed too: only then it counts.
@@ -96,7 +94,6 @@ fn read_block(block: &HalfBlock, book: &Books, report: &mut Report) {
             payer: block.owner,
             provider: block.link_owner,
             down: own.down,
-            charge: settlement.charge.unwrap_or(own.down),
             cum: settlement.cum,
             both: other.is_some(),
         });
@@ -144,16 +141,6 @@ impl Report {
     /// Real bytes of all payments.
     pub(crate) fn paid_bytes(&self) -> u64 {
         self.paid().map(|payment| payment.down).sum()
-    }
-
-    /// Charged and real bytes that one key took from each provider by payments so far.
-    pub(crate) fn taken_by(&self, payer: &PublicKey) -> BTreeMap<PublicKey, (u64, u64)> {
-        let mut taken: BTreeMap<PublicKey, (u64, u64)> = BTreeMap::new();
-        for payment in self.paid().filter(|payment| payment.payer == *payer) {
-            let entry = taken.entry(payment.provider).or_default();
-            *entry = (entry.0 + payment.charge, entry.1 + payment.down);
-        }
-        taken
     }
 }
 
@@ -220,8 +207,6 @@ mod tests {
         world.pay(80, 880, true);
         let report = world.report();
         assert_eq!((report.faults.len(), report.balance_sum, report.paid_bytes()), (0, 0, 880));
-        let taken = report.taken_by(&world.keys[0].public());
-        assert_eq!(taken[&world.keys[1].public()], (110, 880));
     }
 
     #[test]

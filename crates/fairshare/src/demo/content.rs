@@ -156,15 +156,15 @@ mod tests {
 
     #[test]
     fn one_seed_gives_the_same_files_and_another_seed_others() {
-        let make = |seed| {
+        let hashes = |seed| {
             let dir = tempfile::tempdir().expect("temporary folder");
-            let shares = super::make(dir.path(), &small(), &Rng::from_seed([seed; 32]), None).expect("made");
+            let shares = make(dir.path(), &small(), &Rng::from_seed([seed; 32]), None).expect("made");
             let path = dir.path().join("anna/share").join(&shares[0].files[0].0);
             assert_eq!(hash_of(&path).expect("read"), shares[0].files[0].1);
             shares.iter().map(|share| share.torrent.info_hash()).collect::<Vec<_>>()
         };
-        assert_eq!(make(1), make(1));
-        assert_ne!(make(1), make(2));
+        assert_eq!(hashes(1), hashes(1));
+        assert_ne!(hashes(1), hashes(2));
     }
 
     #[test]

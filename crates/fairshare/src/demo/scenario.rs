@@ -19,9 +19,6 @@ pub(crate) const NODES: usize = 8;
 pub(crate) const STRANGER_BYTES: u64 = 2 * MIB;
 /// The same in real bytes, at the idle price of 1/8.
 pub(crate) const STRANGER_REAL_BYTES: u64 = 8 * STRANGER_BYTES;
-/// What every node wants at least.
-pub(crate) const WANTED_MIN: u64 = 128 * MIB;
-
 const HONEST_FILE: u64 = 48 * MIB;
 const SMALL_FILE: u64 = 16 * MIB;
 
@@ -100,6 +97,9 @@ fn actor(index: usize) -> Actor {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What every node wants at least.
+    const WANTED_MIN: u64 = 128 * MIB;
 
     fn wanted(actor: &Actor, all: &[Actor]) -> u64 {
         actor.wants.iter().chain(&actor.wants_later).map(|index| all[*index].file_bytes).sum()

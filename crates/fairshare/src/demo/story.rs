@@ -22,8 +22,11 @@ const LOOK: Duration = Duration::from_millis(50);
 const AT_STAKE: u64 = 16 << 20;
 /// A kill may come a moment too late, after the answer; then the next payment is taken.
 const KILLS_MAX: usize = 20;
-/// So long the free-rider gets nothing before it is taken to be refused for good.
+/// The free-rider is refused for good when it gets nothing and this many providers said why, or when it got nothing
+/// for so long that each provider's choker had its round.
+const REFUSING: usize = 5;
 const STUCK: Duration = Duration::from_secs(2);
+const STUCK_MAX: Duration = Duration::from_secs(12);
 /// So long the forker is watched after it was cut off.
 const WATCHED: Duration = Duration::from_secs(3);
 /// A pause between steps that the page should have time to show.
@@ -132,7 +135,9 @@ async fn refused_for_good(stage: &Stage, rick: &Player) -> Outcome<BTreeMap<Publ
             .filter(|(_, why)| matches!(why.reason, RefusalReason::Balance | RefusalReason::StrangerLimit))
             .map(|(provider, why)| (provider, why.details.map_or(0, |details| details.need)))
             .collect();
-        if !refusing.is_empty() && held > 0 && since.elapsed() >= STUCK {
+        let stuck = since.elapsed();
+        let told = stuck >= STUCK && refusing.len() >= REFUSING || stuck >= STUCK_MAX && !refusing.is_empty();
+        if held > 0 && told {
             return Ok(refusing);
         }
         if rick.has(wants.iter().copied()) {
