@@ -6,6 +6,7 @@ use crate::Verdict;
 use crate::connection::Class;
 use crate::geometry::BLOCK_LEN;
 use crate::identity::{Count, Handshake, Receipt, Session, Totals};
+use crate::rate::Rate;
 use fairshare_crypto::SecretKey;
 use fairshare_wire::{Instant, Now};
 use std::collections::BTreeMap;
@@ -94,7 +95,7 @@ pub(crate) struct Dealing {
 impl Dealing {
     /// A session that just opened.
     pub(crate) const fn new(session: Session, now: Instant) -> Self {
-        Self { session, taken: Taken::new(now), given: Given::new() }
+        Self { session, taken: Taken::new(now), given: Given::new(now) }
     }
 
     /// The count to send now, if one is due.
@@ -193,12 +194,16 @@ pub(crate) struct Given {
     last_room: u64,
     rooms: BTreeMap<u32, u64>,
     faults: u32,
+    /// What the peer acknowledges. Its rate, not that of what is sent, lets more be in flight: else a peer that
+    /// reads fast and acknowledges nothing would be trusted with sixteen times as much.
+    acknowledged: Rate,
+    acknowledged_total: u64,
     /// Whether a bound was reached and is not yet undercut by a quarter.
     held_back: bool,
 }
 
 impl Given {
-    const fn new() -> Self {
+    const fn new(now: Instant) -> Self {
         Self {
             sent_told: 0,
             asked: false,
@@ -208,6 +213,8 @@ impl Given {
             last_room: 0,
             rooms: BTreeMap::new(),
             faults: 0,
+            acknowledged: Rate::new(now),
+            acknowledged_total: 0,
             held_back: false,
         }
     }
@@ -266,8 +273,15 @@ impl Given {
         self.faults > 1
     }
 
+    /// The peer acknowledged to have accepted so many bytes, all in all.
+    pub(crate) fn acknowledge(&mut self, now: Instant, accepted: u64) {
+        self.acknowledged.add(now, accepted.saturating_sub(self.acknowledged_total));
+        self.acknowledged_total = accepted;
+    }
+
     /// How much more than `sent` may be sent now, by the economy's limit and by what the peer has acknowledged.
-    pub(crate) fn allowance(&mut self, sent: u64, reported: Totals, rate: u64, piece_len: u64) -> u64 {
+    pub(crate) fn allowance(&mut self, now: Instant, sent: u64, reported: Totals, piece_len: u64) -> u64 {
+        let rate = self.acknowledged.current(now);
         let in_flight = EXPOSURE_MIN.max(rate.min(EXPOSURE_MAX));
         let unproven = UNVERIFIED_MIN.max(piece_len.saturating_mul(4));
         let exposure = sent.saturating_sub(reported.accepted);
@@ -333,49 +347,53 @@ mod tests {
     //= spec/swarm.md#83-counts-and-exposure
     #[test]
     fn what_is_in_flight_is_bounded_until_it_is_acknowledged() {
-        let mut given = Given::new();
+        let mut given = Given::new(at(0));
         given.grant(1, 100 * MIB, 0);
         given.set_limit(100 * MIB);
-        assert_eq!(given.allowance(0, reported(0, 0), 0, MIB), 4 * MIB);
-        assert_eq!(given.allowance(4 * MIB, reported(0, 0), 0, MIB), 0);
+        assert_eq!(given.allowance(at(0), 0, reported(0, 0), MIB), 4 * MIB);
+        assert_eq!(given.allowance(at(0), 4 * MIB, reported(0, 0), MIB), 0);
         assert_eq!(
-            given.allowance(4 * MIB, reported(MIB, MIB), 0, MIB),
+            given.allowance(at(0), 4 * MIB, reported(MIB, MIB), MIB),
             0,
             "three quarters are not undercut"
         );
-        assert_eq!(given.allowance(4 * MIB, reported(MIB + 1, MIB), 0, MIB), MIB + 1);
+        assert_eq!(given.allowance(at(0), 4 * MIB, reported(MIB + 1, MIB), MIB), MIB + 1);
+        given.acknowledge(at(0), 4 * MIB);
         assert_eq!(
-            given.allowance(4 * MIB, reported(MIB, MIB), 10 * MIB, MIB),
-            7 * MIB,
+            given.allowance(at(1), 4 * MIB, reported(4 * MIB, 4 * MIB), MIB),
+            4 * MIB,
             "a second of the rate"
         );
-        assert_eq!(given.allowance(64 * MIB, reported(0, 0), 1 << 40, MIB), 0, "but 64 MiB at the most");
+        given.acknowledge(at(1), 1 << 40);
+        given.grant(2, 1 << 50, 0);
+        given.set_limit(1 << 50);
+        assert_eq!(given.allowance(at(1), MIB, reported(0, 0), MIB), 63 * MIB, "but 64 MiB at the most");
     }
 
     //= spec/swarm.md#83-counts-and-exposure
     #[test]
     fn what_is_unverified_is_bounded() {
-        let mut given = Given::new();
+        let mut given = Given::new(at(0));
         given.grant(1, 1000 * MIB, 0);
         given.set_limit(1000 * MIB);
-        assert_eq!(given.allowance(16 * MIB, reported(16 * MIB, 0), 0, MIB), 0);
-        assert_eq!(given.allowance(16 * MIB, reported(16 * MIB, 4 * MIB), 0, MIB), 0);
-        assert!(given.allowance(16 * MIB, reported(16 * MIB, 4 * MIB + 1), 0, MIB) > 0);
+        assert_eq!(given.allowance(at(0), 16 * MIB, reported(16 * MIB, 0), MIB), 0);
+        assert_eq!(given.allowance(at(0), 16 * MIB, reported(16 * MIB, 4 * MIB), MIB), 0);
+        assert!(given.allowance(at(0), 16 * MIB, reported(16 * MIB, 4 * MIB + 1), MIB) > 0);
         let mut given = Given { held_back: false, ..given };
-        assert!(given.allowance(16 * MIB, reported(16 * MIB, 0), 0, 8 * MIB) > 0, "four pieces of 8 MiB");
+        assert!(given.allowance(at(0), 16 * MIB, reported(16 * MIB, 0), 8 * MIB) > 0, "four pieces of 8 MiB");
     }
 
     //= spec/swarm.md#84-settlement-and-evidence-on-the-connection
     #[test]
     fn nothing_is_sent_without_a_grant_or_beyond_the_limit() {
-        let mut given = Given::new();
+        let mut given = Given::new(at(0));
         given.set_limit(3 * MIB);
-        assert_eq!(given.allowance(0, reported(0, 0), 0, MIB), 0, "no grant was told");
+        assert_eq!(given.allowance(at(0), 0, reported(0, 0), MIB), 0, "no grant was told");
         given.set_limit(0);
         given.grant(1, 2 * MIB, 0);
-        assert_eq!(given.allowance(0, reported(0, 0), 0, MIB), 0, "the economy has not raised the limit");
+        assert_eq!(given.allowance(at(0), 0, reported(0, 0), MIB), 0, "the economy has not raised the limit");
         given.set_limit(2 * MIB);
-        assert_eq!(given.allowance(0, reported(0, 0), 0, MIB), 2 * MIB);
+        assert_eq!(given.allowance(at(0), 0, reported(0, 0), MIB), 2 * MIB);
         given.set_limit(MIB);
         assert!(!given.has_room(MIB) && given.has_room(MIB - 1), "a limit can be lowered too");
     }
@@ -383,7 +401,7 @@ mod tests {
     //= spec/economy.md#53-verdict-grant-settlement
     #[test]
     fn room_is_low_when_a_quarter_of_the_last_grant_is_left_or_no_block_may_be_sent() {
-        let mut given = Given::new();
+        let mut given = Given::new(at(0));
         given.grant(1, 2 * MIB, 0);
         given.set_limit(2 * MIB);
         assert!(!given.is_low(MIB) && given.is_low(2 * MIB - MIB / 2));

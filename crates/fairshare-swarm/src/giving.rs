@@ -191,9 +191,9 @@ impl Torrent {
 
 /// How much more may be sent to the peer.
 fn allowance(connection: &mut Connection, now: Now, piece_len: u64) -> u64 {
-    let (sent, rate) = (connection.upload.sent, connection.upload.rate.current(now.mono));
+    let sent = connection.upload.sent;
     let Some(dealing) = connection.dealing_mut() else { return u64::MAX };
-    dealing.given.allowance(sent, dealing.session.reported(), rate, piece_len)
+    dealing.given.allowance(now.mono, sent, dealing.session.reported(), piece_len)
 }
 
 /// Answers a request that will not be served; without the fast extension silence says it.

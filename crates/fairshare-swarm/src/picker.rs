@@ -620,3 +620,6 @@ fn differing(failed: &FailedTry, right: &[(StreamId, Bytes)]) -> Vec<StreamId> {
     }
     guilty
 }
+
+#[cfg(test)]
+mod tests;

@@ -167,6 +167,7 @@ impl Torrent {
         let Some(dealing) = connection.dealing_mut() else { return false };
         match accept(&mut dealing.session, sent) {
             Ok(Totals { accepted, verified, .. }) => {
+                dealing.given.acknowledge(now.mono, accepted);
                 cx.event(SwarmEvent::Acknowledged { id, accepted, verified });
                 self.pump(cx, now, id);
                 true

@@ -7,7 +7,7 @@ mod disk;
 
 pub(crate) use disk::Disk;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use fairshare_crypto::{Rng, SecretKey, sha1};
 use fairshare_swarm::metainfo::TorrentBuilder;
 use fairshare_swarm::{
@@ -15,7 +15,7 @@ use fairshare_swarm::{
     StreamId, Swarm, SwarmConfig, SwarmEvent, SwarmOutput, Verdict,
 };
 use fairshare_wire::{Instant, Now};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -56,6 +56,10 @@ pub(crate) struct TestNode {
     pub(crate) pages: BTreeMap<String, Bytes>,
     /// Pages asked for.
     pub(crate) asked_pages: Vec<String>,
+    /// What was written to streams that no other node holds.
+    pub(crate) raw: BTreeMap<StreamId, BytesMut>,
+    /// Streams that the engine closed.
+    pub(crate) closed: BTreeSet<StreamId>,
     /// Changes payload before it leaves.
     pub(crate) corrupts: bool,
     next_stream: u64,
@@ -121,6 +125,8 @@ impl World {
             written: 0,
             pages: BTreeMap::new(),
             asked_pages: Vec::new(),
+            raw: BTreeMap::new(),
+            closed: BTreeSet::new(),
             corrupts: false,
             next_stream: 1,
             timer: None,
@@ -158,8 +164,41 @@ impl World {
     pub(crate) fn raw_stream(&mut self, node: usize) -> StreamId {
         let id = StreamId(self.nodes[node].next_stream);
         self.nodes[node].next_stream += 2;
-        self.act(node, |swarm, now| swarm.stream_incoming(now, id, SocketAddr::from(([10, 9, 9, 9], 999))));
+        let address = SocketAddr::from(([10, 9, (id.0 >> 8) as u8, id.0 as u8], 999));
+        self.act(node, |swarm, now| swarm.stream_incoming(now, id, address));
         id
+    }
+
+    /// Sends bytes to a node over a raw stream.
+    pub(crate) fn raw_send(&mut self, node: usize, id: StreamId, bytes: impl Into<Bytes>) {
+        let bytes = bytes.into();
+        self.act(node, |swarm, now| swarm.stream_data(now, id, bytes));
+    }
+
+    /// One of the verbs that an economy may call at any time, with any numbers.
+    pub(crate) fn economy_verb(&mut self, node: usize, id: StreamId, verb: u8, number: u64) {
+        self.act(node, |swarm, now| match verb {
+            0 => swarm.serve_limit(now, id, number),
+            1 => swarm.serve_limit(now, id, number % (2 << 20)),
+            2 => swarm.freed(now, id, number as u32 % 8, number),
+            3 => swarm.rejudge(now, id),
+            4 => swarm.verdict(
+                now,
+                id,
+                Verdict::Serve { priority: number as u32, pool: number.is_multiple_of(2) },
+            ),
+            5 => swarm.verdict(now, id, Verdict::Refuse),
+            6 => swarm.send_block(now, id, Bytes::from(vec![0; (number % 70_000) as usize])),
+            _ => {
+                let room = number % (1 << 20);
+                let number = number as u32 % 8 + 1;
+                swarm.grant(
+                    now,
+                    id,
+                    GrantMessage { number, price: 65_536, room, own: room, via: Vec::new() },
+                );
+            }
+        });
     }
 
     /// Runs until `done` or until `span` has passed; tells whether it was done.
@@ -269,6 +308,7 @@ impl World {
                 }
                 SwarmOutput::Write(id, bytes) => self.write(node, id, bytes),
                 SwarmOutput::Close(id) => {
+                    self.nodes[node].closed.insert(id);
                     if let Some((peer, peer_id)) = self.pipes.remove(&(node, id)) {
                         // What was written before the close still arrives.
                         self.after(self.latency, Happening::Closed { node: peer, id: peer_id });
@@ -287,8 +327,11 @@ impl World {
         let len = bytes.len();
         let bytes = if state.corrupts && len >= 16_384 { corrupted(&bytes) } else { bytes };
         self.after(Duration::from_micros(50), Happening::Drained { node, id, len });
-        if let Some((peer, peer_id)) = self.pipes.get(&(node, id)).copied() {
-            self.after(self.latency, Happening::Data { node: peer, id: peer_id, bytes });
+        match self.pipes.get(&(node, id)).copied() {
+            Some((peer, peer_id)) => {
+                self.after(self.latency, Happening::Data { node: peer, id: peer_id, bytes })
+            }
+            None => self.nodes[node].raw.entry(id).or_default().extend_from_slice(&bytes),
         }
     }
 
