@@ -200,3 +200,50 @@ fn a_timeout_ends_a_download_that_nobody_serves() {
         try_command(&data, &["get", &torrent, "--to", &to.display().to_string(), "--timeout", "1"]);
     assert_eq!((code, value["error"]["code"].as_str()), (Some(1), Some("timeout")), "{value}");
 }
+
+/// A command inside a mount namespace of its own, in which `folder` is a disk of one MiB; `None` where the system
+/// does not allow that.
+fn on_a_small_disk(folder: &Path) -> Option<std::process::Command> {
+    let script = "mount -t tmpfs -o size=1m small \"$0\" && exec \"$@\"";
+    let command = |options: &[&str]| {
+        let mut command = std::process::Command::new("unshare");
+        command.args(options).args(["sh", "-c", script]).arg(folder);
+        command
+    };
+    let allowed =
+        |options: &&[&str]| command(options).arg("true").output().is_ok_and(|output| output.status.success());
+    [&["--mount"][..], &["--map-root-user", "--mount"]]
+        .into_iter()
+        .find(|options| allowed(options))
+        .map(command)
+}
+
+#[test]
+fn a_full_disk_ends_a_download_with_a_clear_error() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let small = folder.path().join("small");
+    fs::create_dir(&small).expect("a folder of this test");
+    let Some(mut get) = on_a_small_disk(&small) else {
+        assert!(
+            std::env::var_os("FAIRSHARE_REQUIRE_ALL").is_none(),
+            "mounting a small disk is not allowed here"
+        );
+        println!("SKIPPED a_full_disk_ends_a_download_with_a_clear_error: mounting needs root");
+        return;
+    };
+    write_random_file(&folder.path().join("film.bin"), 3 << 20, 5);
+    let data = folder.path().join("data");
+    assert!(run(&["create", "film.bin", "--out", "film.torrent"], &data).status.success());
+    let node = Node::start(&data, &[]);
+    let torrent = folder.path().join("film.torrent").display().to_string();
+    node.command(&["seed", &torrent, "--from", &folder.path().display().to_string()]);
+    get.arg(support::binary())
+        .args(["get", &torrent, "--peer", &node.listen, "--timeout", "60", "--to"])
+        .arg(&small);
+    let output =
+        get.arg("--data").arg(folder.path().join("other")).output().expect("the program can be started");
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{error}");
+    assert!(error.contains("no space left"), "{error}");
+    assert_eq!(node.command(&["status"])["public_key"], node.key);
+}

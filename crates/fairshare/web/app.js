@@ -7,7 +7,7 @@ import { html, render } from "/html.js";
 const REDRAW_MS = 500;
 const STORY_MAX = 200;
 
-/** @type {{at: string, kind: string, subject: string, data: any}[]} */
+/** @type {{at: string, text: string}[]} */
 const story = [];
 let drawing = false;
 
@@ -115,16 +115,33 @@ async function refresh() {
   }
 }
 
-/** @param {{at: string, kind: string, subject: string, data: any}} event */
-function tell(event) {
-  if (event.kind !== "story") return;
-  story.unshift(event);
-  story.length = Math.min(story.length, STORY_MAX);
-  render(byId("line"), html`${event.data.text}`);
-  render(byId("story"), html`${story.map((one) => html`<li><time>${clock(one.at)}</time> ${one.data.text}</li>`)}`);
+/** What an event says to a person; empty for those that are only numbers.
+ * @param {{kind: string, data: any}} event */
+function words(event) {
+  const data = event.data;
+  switch (event.kind) {
+    case "story": return data.text;
+    case "download.finished": return "a download is complete: every piece verified and written";
+    case "download.failed": return `a download stopped: ${data.reason}`;
+    case "refused": return `refused: ${data.refusal.reason}`;
+    case "fork.proved": return `proof of a fork by ${shortKey(data.proof.accused)}`;
+    case "peer.banned": return `wrong data from ${data.address}: banned`;
+    case "store.failed": return `the disk did not take a block: ${data.reason}`;
+    default: return "";
+  }
 }
 
-const source = new EventSource("/api/v1/events?kind=story");
+/** @param {{at: string, kind: string, subject: string, data: any}} event */
+function tell(event) {
+  const text = words(event);
+  if (!text) return;
+  story.unshift({ at: event.at, text: event.subject ? `${event.subject}: ${text}` : text });
+  story.length = Math.min(story.length, STORY_MAX);
+  if (event.kind === "story" || !event.subject) render(byId("line"), html`${text}`);
+  render(byId("story"), html`${story.map((one) => html`<li><time>${clock(one.at)}</time> ${one.text}</li>`)}`);
+}
+
+const source = new EventSource("/api/v1/events");
 source.onmessage = (message) => tell(JSON.parse(message.data));
 setInterval(refresh, REDRAW_MS);
 document.addEventListener("visibilitychange", refresh);

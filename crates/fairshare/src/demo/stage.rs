@@ -5,7 +5,7 @@ use crate::config::Config;
 use crate::demo::audit::Books;
 use crate::demo::content::Share;
 use crate::demo::scenario::{Actor, Role, STRANGER_BYTES};
-use crate::face::{Down, Face};
+use crate::face::Face;
 use crate::failure::{Failure, Outcome};
 use crate::folder::write_whole;
 use crate::shelf::{Entry, Shelf};
@@ -20,7 +20,11 @@ use std::collections::BTreeMap;
 use std::net::{SocketAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
+/// A killed node is back within this time.
+const BACK_MAX: Duration = Duration::from_secs(10);
+const LOOK: Duration = Duration::from_millis(20);
 /// Blocks of one look at a chain.
 const PAGE: u32 = 1_000;
 
@@ -181,11 +185,19 @@ impl Player {
         }
     }
 
-    /// Asks the node.
+    /// Asks the node. One that was killed is waited for: it comes back in a moment.
     pub(crate) async fn ask(&self, command: Command) -> Outcome<Reply> {
-        self.face.ask(command).await.map_err(|_: Down| {
-            Failure::failed("demo", format!("the node of {} is not running", self.actor.name))
-        })
+        let gone = || Failure::failed("demo", format!("the node of {} is not running", self.actor.name));
+        let back = async {
+            loop {
+                match self.face.node() {
+                    Some(node) => return node,
+                    None => tokio::time::sleep(LOOK).await,
+                }
+            }
+        };
+        let node = tokio::time::timeout(BACK_MAX, back).await.map_err(|_| gone())?;
+        node.command(command).await.map_err(|_| gone())
     }
 
     /// Tells the node something.
