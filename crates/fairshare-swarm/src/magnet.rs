@@ -1,7 +1,7 @@
 //! Magnet links: the hash of a torrent and hints where to find its metadata.
 //= spec/swarm.md#10-discovery
 
-use crate::metainfo::InfoHash;
+use crate::metainfo::{InfoHash, is_address};
 use std::fmt::{self, Write as _};
 use std::net::SocketAddr;
 use std::str::FromStr;
@@ -70,7 +70,7 @@ impl Magnet {
     fn take(&mut self, key: &str, value: String) {
         match key {
             "dn" => self.name = self.name.take().or(Some(value)),
-            "tr" if self.trackers.len() < MAX_HINTS && value.contains("://") => self.trackers.push(value),
+            "tr" if self.trackers.len() < MAX_HINTS && is_address(&value) => self.trackers.push(value),
             // A host name here would make us ask the name servers about a stranger's link.
             "x.pe" if self.peers.len() < MAX_HINTS => self.peers.extend(value.parse::<SocketAddr>().ok()),
             "xl" => self.length = self.length.or_else(|| value.parse().ok()),
@@ -215,7 +215,7 @@ mod tests {
     #[test]
     fn a_link_is_read_with_all_its_hints() {
         let link = format!(
-            "MAGNET:?xt.1=urn:btih:{}&dn=a%20b+c&tr=http%3A%2F%2Ft%2Fa&tr.2=udp://u:1&x.pe=1.2.3.4:5&x.pe=[::1]:6&x.pe=host:7&xl=10&so=0,2-4&as=x",
+            "MAGNET:?xt.1=urn:btih:{}&dn=a%20b+c&tr=http%3A%2F%2Ft%2Fa&tr.2=udp://u:1&tr=http://a%20b&tr=x&x.pe=1.2.3.4:5&x.pe=[::1]:6&x.pe=host:7&xl=10&so=0,2-4&as=x",
             HEX.to_uppercase()
         );
         let magnet = parse(&link).expect("well formed");
@@ -269,7 +269,7 @@ mod tests {
         fn a_link_is_read_back(
             hash in any::<[u8; 20]>(),
             name in proptest::option::of(".{0,20}"),
-            tracker in proptest::option::of("(http|udp)://.{0,20}"),
+            tracker in proptest::option::of("(http|udp)://[!-~]{0,20}"),
             peer in any::<([u8; 4], u16)>(),
             length in proptest::option::of(any::<u64>()),
         ) {

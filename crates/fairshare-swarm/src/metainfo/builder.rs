@@ -1,7 +1,7 @@
 //! Making torrents. The host lists the files and hashes the pieces; the builder decides the form.
 
 use super::paths::{PathError, SafePaths, safe_component};
-use super::{Metainfo, MetainfoError};
+use super::{Metainfo, MetainfoError, is_address};
 use crate::bencode::{Limits, Tree, Value};
 use bytes::Bytes;
 use thiserror::Error;
@@ -41,6 +41,9 @@ pub enum BuildError {
     /// A name that is refused altogether.
     #[error(transparent)]
     Path(#[from] PathError),
+    /// What no tracker can have as its address.
+    #[error("{0:?} is no address of a tracker")]
+    Tracker(String),
     /// Not as many hashes as pieces.
     #[error("{got} hashes for {wanted} pieces")]
     Hashes {
@@ -170,6 +173,9 @@ impl TorrentBuilder {
         let (wanted, got) = (self.piece_count(), self.hashes.len() / 20);
         if wanted != got as u64 {
             return Err(BuildError::Hashes { wanted, got });
+        }
+        if let Some(odd) = self.trackers.iter().flatten().find(|tracker| !is_address(tracker)) {
+            return Err(BuildError::Tracker(odd.clone()));
         }
         let info = self.info().encode();
         let value = Value::parse(&info, Limits::FILE).map_err(MetainfoError::from)?;

@@ -9,6 +9,7 @@ mod parse;
 mod paths;
 
 pub use builder::{BuildError, SourceFile, TorrentBuilder, piece_len_for};
+pub(crate) use parse::is_address;
 pub use parse::{MAX_METADATA_LEN, MetainfoError};
 
 use crate::bencode::Tree;

@@ -233,11 +233,11 @@ fn web_seeds(root: &Value<'_>) -> Vec<String> {
     }
 }
 
-/// An address of a tracker or web seed: printable ASCII, as it must be to stand in a request.
 fn address(value: &Value<'_>) -> Option<String> {
-    let text = value.text()?.trim();
-    let usable = text.len() <= MAX_ADDRESS_LEN
-        && text.contains("://")
-        && text.bytes().all(|byte| byte.is_ascii_graphic());
-    usable.then(|| text.to_owned())
+    value.text().map(str::trim).filter(|text| is_address(text)).map(str::to_owned)
+}
+
+/// Whether text can be the address of a tracker or web seed: printable ASCII, as it must be to stand in a request.
+pub(crate) fn is_address(text: &str) -> bool {
+    text.len() <= MAX_ADDRESS_LEN && text.contains("://") && text.bytes().all(|byte| byte.is_ascii_graphic())
 }

@@ -233,6 +233,8 @@ fn a_torrent_that_we_make_is_read_back_whole() {
     builder.push_hash([1; 20]);
     assert_eq!(builder.clone().finish(), Err(BuildError::Hashes { wanted: 2, got: 1 }));
     builder.push_hash([2; 20]);
+    let odd = builder.clone().trackers(vec![vec!["http://a b".to_owned()]]);
+    assert_eq!(odd.finish(), Err(BuildError::Tracker("http://a b".to_owned())));
     let made = builder.finish().expect("complete");
     assert_eq!(Metainfo::from_torrent(&made.to_torrent()), Ok(made.clone()));
     assert!(made.is_private() && made.is_multi_file());
