@@ -388,6 +388,12 @@ impl Economy {
 }
 
 impl Peer {
+    /// Whether nothing would be lost with this entry: the key connected and neither gave nor took.
+    pub(crate) fn is_blank(&self) -> bool {
+        let never = self.give.sent == 0 && self.give.number == 0 && self.take.recv == 0;
+        never && self.account == PairAccount::default() && !self.forker && self.seen.is_none()
+    }
+
     /// Brings the reservation on the peer's claim up to date.
     pub(crate) fn refresh_hold(&mut self) {
         self.account.theirs.h_own = self.give.hold(!self.sessions.is_empty());

@@ -111,18 +111,18 @@ impl Economy {
         let down = bandwidth.down;
         // Nothing was ever sent to a key without an account.
         let peer = peer.ok_or(DeclineReason::NotSent { down, unpaid: 0 })?;
-        check_amounts(peer.give.signed(), peer.give.sent, down, &settlement)?;
+        let (from, to) = (peer.give.signed_before(proposal.hash()), settlement.cum);
+        check_amounts(from, peer.give.sent, down, &settlement)?;
 
-        let (from, to) = (peer.give.signed(), settlement.cum);
         let charge = settlement.charge.unwrap_or(down);
         let due = peer.give.schedule.charge(from, to);
-        let slack = tolerance(peer.give.sent);
+        let slack = peer.give.slack();
         let fit = peer.give.schedule.fit(from, to, charge, slack);
         let fit = fit.filter(|_| charge <= down).ok_or(DeclineReason::Charge { charge, due })?;
         peer.account.settle_given(down, charge, 0).map_err(|_| DeclineReason::Overflow)?;
 
         peer.give.schedule.extend(fit, to);
-        peer.give.signing = Some(to);
+        peer.give.signing = Some((to, proposal.hash()));
         let (record, _) = peer.give.record(now, !peer.sessions.is_empty());
         Ok(vec![RecordKey::Given(proposal.owner).record(record.encode())])
     }

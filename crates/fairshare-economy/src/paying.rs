@@ -19,8 +19,10 @@ use std::time::Duration;
 const RATE_CHECK: Duration = Duration::from_secs(2);
 /// How long a settlement that could not be signed waits.
 const PROPOSE_RETRY: Duration = Duration::from_secs(5);
-/// Verified bytes since the last record that are recorded at once.
+/// Verified bytes since the last record that are recorded at once: this many, or the bytes of a sixteenth of a
+/// second, so that a fast transfer does not write all the time.
 const RECORD_STEP: u64 = 1 << 20;
+const RECORD_SHARE: u64 = 16;
 
 impl Economy {
     /// `total` bytes that came over a session since it began are verified.
@@ -34,7 +36,8 @@ impl Economy {
         let key = session.key;
         let Some(peer) = self.peers.get_mut(&key) else { return };
         peer.take.verified(now.mono, bytes);
-        let urgent = peer.take.recv - peer.take.recorded >= RECORD_STEP;
+        let step = RECORD_STEP.max(peer.take.rate.sum(now.mono, 2) / 2 / RECORD_SHARE);
+        let urgent = peer.take.recv.saturating_sub(peer.take.recorded) >= step;
         self.unrecorded.insert(key);
         if !self.settle_if_due(now, &key) {
             if urgent {
@@ -149,6 +152,10 @@ impl Economy {
             self.plan_settlement(now, key);
             return false;
         };
+        if peer.take.ctx == [0; 8] {
+            // No session since the start: what is owed is from before.
+            peer.take.ctx = self.rng.bytes();
+        }
         let settlement = Settlement { cum, ctx: peer.take.ctx, charge, via: Vec::new() };
         let records = vec![RecordKey::Taken(*key).record(peer.take.record().encode())];
         self.unrecorded.remove(key);

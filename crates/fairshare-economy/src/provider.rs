@@ -7,7 +7,9 @@ use crate::pool::Prefix;
 use crate::rate::RateMeter;
 use crate::record::GivenRecord;
 use crate::schedule::{Entry, Grant, Schedule};
-use crate::window::{CLOSE_UNVERIFIED, FLUSH_MIN, LOST_MAX, Losses, SETTLEMENT_MIN, window};
+use crate::verdict::ROOM_MIN;
+use crate::window::{CLOSE_UNVERIFIED, FLUSH_MIN, LOST_MAX, Losses, SETTLEMENT_MIN, tolerance, window};
+use fairshare_ledger::BlockHash;
 use fairshare_wire::{Instant, Now};
 
 /// Bytes that may be sent beyond the last journaled mark.
@@ -37,8 +39,8 @@ pub(crate) struct Provider {
     pub(crate) paid: u64,
     /// How often it paid.
     pub(crate) settled: u64,
-    /// `cum` of a settlement whose agreement is being stored.
-    pub(crate) signing: Option<u64>,
+    /// `cum` and hash of a settlement whose agreement is being stored.
+    pub(crate) signing: Option<(u64, BlockHash)>,
     pub(crate) sent: u64,
     /// Acknowledged as verified, in ended and open sessions.
     pub(crate) verified: u64,
@@ -46,8 +48,10 @@ pub(crate) struct Provider {
     pub(crate) outstanding: u64,
     /// May have been taken before a crash of ours; no count tells.
     pub(crate) doubtful: u64,
-    /// Lost with ended sessions, as far as is known; some of it may have been verified after the last count.
+    /// Lost with ended sessions or a crash, as far as is known; some of it may have been verified after the last
+    /// count, so the peer may be this much further than `used`.
     unresolved: u64,
+    /// The part of it from before the running pair session.
     unresolved_before: u64,
     pub(crate) losses: Losses,
     pub(crate) rate: RateMeter,
@@ -84,11 +88,9 @@ impl Provider {
         self.durable_number = record.number;
         self.verified = record.verified.max(self.paid);
         // After an orderly end every sent byte is in the record, and what was not acknowledged was freed.
-        if record.open {
-            self.doubtful = self.schedule.end().saturating_sub(self.verified);
-        } else {
-            (self.doubtful, self.unresolved) = (record.doubtful, record.unresolved);
-        }
+        self.unresolved = record.unresolved;
+        self.doubtful =
+            if record.open { self.schedule.end().saturating_sub(self.verified) } else { record.doubtful };
         self.sent = record.sent.saturating_add(if record.open { self.doubtful } else { 0 });
         self.losses = record.losses;
         self.window_base = record.window_base;
@@ -176,8 +178,11 @@ impl Provider {
         self.schedule.charge(self.paid, to.max(self.paid))
     }
 
-    /// The part of the hold that nothing was sent for yet.
+    /// The part of the hold that can still be sent; a rest smaller than a block cannot.
     pub(crate) fn hold_unsent(&self) -> u64 {
+        if self.room_left() < ROOM_MIN {
+            return 0;
+        }
         self.schedule.charge(self.used(), self.schedule.end().max(self.used()))
     }
 
@@ -206,21 +211,22 @@ impl Provider {
         self.losses.sum(now.unix_ms) > LOST_MAX
     }
 
-    /// The highest `cum` that was signed or is being signed.
-    pub(crate) fn signed(&self) -> u64 {
-        self.paid.max(self.signing.unwrap_or(0))
+    /// What is paid before `proposal`, if another settlement that is being signed counts already.
+    pub(crate) fn signed_before(&self, proposal: BlockHash) -> u64 {
+        let other = self.signing.filter(|(_, hash)| *hash != proposal);
+        self.paid.max(other.map_or(0, |(cum, _)| cum))
     }
 
     /// The first session after a pause opens.
     pub(crate) fn begin(&mut self) {
         self.verified_before = self.verified;
-        self.unresolved_before = self.unresolved;
+        self.unresolved_before = self.unresolved.saturating_add(self.doubtful);
         self.payments_since = 0;
     }
 
     /// Whether bytes from before the pause are still open and a reckoning is due.
     pub(crate) fn is_reckoning_due(&self) -> bool {
-        self.doubtful > 0 || self.unresolved > 0 || self.verified_before.saturating_sub(self.paid) > FLUSH_MIN
+        self.doubtful > 0 || self.verified_before.saturating_sub(self.paid) > FLUSH_MIN
     }
 
     /// The peer had time to settle what it owes from before the pause. What may have been taken before our crash
@@ -228,7 +234,7 @@ impl Provider {
     /// Of the latter no more than a carry-over is forgiven, to those who have paid before; and it counts as lost.
     //= spec/economy.md#3-from-bytes-to-a-transaction
     pub(crate) fn reckon(&mut self, now: Now, friend: bool) {
-        self.resolve();
+        self.undoubt();
         let owed = self.verified_before.saturating_sub(self.paid);
         if owed <= FLUSH_MIN || (self.settled == 0 && !friend) {
             return;
@@ -236,13 +242,14 @@ impl Provider {
         let forgiven = if friend { owed } else { owed.min(SETTLEMENT_MIN) };
         self.verified = self.verified.saturating_sub(forgiven);
         self.verified_before = self.paid;
+        self.lose(forgiven);
         self.losses.add(now.unix_ms, forgiven);
     }
 
     /// A session ended: what it left unverified is lost. `last` = no other session is open.
     pub(crate) fn end_session(&mut self, now: Now, unverified: u64, last: bool) {
         self.outstanding = self.outstanding.saturating_sub(unverified);
-        self.unresolved = self.unresolved.saturating_add(unverified);
+        self.lose(unverified);
         self.losses.add(now.unix_ms, unverified);
         if unverified > CLOSE_UNVERIFIED {
             self.bad_closes += 1;
@@ -255,6 +262,12 @@ impl Provider {
             self.full_since = None;
             self.dunned = false;
             self.correct();
+            if self.payments_since > 1 {
+                // The first may have been signed before the pause; the second was not, and payers settle all they
+                // owe: nothing from before the pause waits to be paid any more.
+                self.unresolved = self.unresolved.saturating_sub(self.unresolved_before);
+                self.unresolved_before = 0;
+            }
         }
     }
 
@@ -263,22 +276,29 @@ impl Provider {
         self.paid = self.paid.max(cum);
         self.settled += 1;
         self.payments_since += 1;
-        self.signing = self.signing.filter(|signing| *signing > self.paid);
+        self.signing = self.signing.filter(|(cum, _)| *cum > self.paid);
         self.schedule.advance(self.paid);
         if self.payments_since > 1 {
-            // The first may have been signed before the pause; the second was not, and payers settle all they owe.
-            self.resolve();
+            self.undoubt();
         }
         if !open {
             self.correct();
         }
     }
 
-    /// Of the bytes from before the pause, none is waiting to be paid any more.
-    fn resolve(&mut self) {
-        self.doubtful = 0;
-        self.unresolved = self.unresolved.saturating_sub(self.unresolved_before);
-        self.unresolved_before = 0;
+    /// What may have been taken before our crash does not count as used any more.
+    fn undoubt(&mut self) {
+        let doubtful = std::mem::take(&mut self.doubtful);
+        self.lose(doubtful);
+    }
+
+    fn lose(&mut self, bytes: u64) {
+        self.unresolved = self.unresolved.saturating_add(bytes).min(LOST_MAX);
+    }
+
+    /// How much further than `used`, and than all grants, the peer may be.
+    pub(crate) fn slack(&self) -> u64 {
+        tolerance(self.sent).saturating_add(self.unresolved)
     }
 
     /// What was paid was verified, whether it was acknowledged or not.

@@ -83,6 +83,10 @@ impl Economy {
             self.timers.cancel(Timer::Unpaid(key));
             self.timers.cancel(Timer::Reckoning(key));
         }
+        if last && peer.is_blank() {
+            self.peers.remove(&key);
+            return;
+        }
         if peer.give.sent > 0 {
             self.journal(now, &key);
         }
