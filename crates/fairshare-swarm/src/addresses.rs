@@ -62,6 +62,13 @@ pub(crate) fn prefix(ip: IpAddr) -> IpAddr {
     }
 }
 
+/// What is banned when a peer at `address` is: the whole address, but on this machine, where every peer has the
+/// same one, the port too.
+pub(crate) fn ban_name(address: SocketAddr) -> SocketAddr {
+    let ip = unmapped(address.ip());
+    SocketAddr::new(ip, if ip.is_loopback() { address.port() } else { 0 })
+}
+
 /// The IPv4 address inside an IPv4-mapped IPv6 address.
 pub(crate) fn unmapped(ip: IpAddr) -> IpAddr {
     ip.to_canonical()
@@ -112,6 +119,13 @@ mod tests {
         assert!(!dial("8.8.8.8:25", AddressSource::Exchange, false));
         assert!(dial("8.8.8.8:443", AddressSource::Exchange, false));
         assert!(dial("8.8.8.8:25", AddressSource::Tracker, false));
+    }
+
+    #[test]
+    fn a_ban_holds_for_every_port_but_on_this_machine() {
+        let name = |text: &str| ban_name(text.parse().expect("address"));
+        assert_eq!(name("8.8.8.8:1"), name("[::ffff:8.8.8.8]:2"));
+        assert_ne!(name("127.0.0.1:1"), name("127.0.0.1:2"));
     }
 
     #[test]

@@ -23,6 +23,10 @@ const DUPLICATE_PAUSE: Duration = Duration::from_secs(300);
 /// An address that turned out to be our own is left alone for this long.
 //= spec/swarm.md#2-handshake-bep-3
 const SELF_PAUSE: Duration = Duration::from_secs(3600);
+/// A seed is left alone by a seed for this long.
+const USELESS_PAUSE: Duration = Duration::from_secs(1800);
+/// An address with which there are too many connections already waits for this long.
+const NO_ROOM_PAUSE: Duration = Duration::from_secs(30);
 /// After so many failures in a row the address is forgotten; the user's are kept.
 const MAX_FAILURES: u32 = 6;
 
@@ -115,6 +119,16 @@ impl Candidates {
     /// The address leads to a peer that we are connected with by another way.
     pub(crate) fn is_duplicate(&mut self, now: Instant, address: &SocketAddr) {
         self.pause(now, address, DUPLICATE_PAUSE);
+    }
+
+    /// Neither end has anything that the other needs.
+    pub(crate) fn is_useless(&mut self, now: Instant, address: &SocketAddr) {
+        self.pause(now, address, USELESS_PAUSE);
+    }
+
+    /// There is no room for a connection with this address now.
+    pub(crate) fn postpone(&mut self, now: Instant, address: &SocketAddr) {
+        self.pause(now, address, NO_ROOM_PAUSE);
     }
 
     fn pause(&mut self, now: Instant, address: &SocketAddr, span: Duration) {

@@ -458,7 +458,7 @@ impl Swarm {
         if let Some(expected) = greeting.torrent {
             return expected == info_hash;
         }
-        if !torrent.wants_connections(&self.cx) || torrent.is_banned_address(now.mono, stream.address.ip()) {
+        if !torrent.wants_connections(&self.cx) || torrent.is_banned_address(now.mono, stream.address) {
             return false;
         }
         greeting.torrent = Some(info_hash);
@@ -483,15 +483,17 @@ impl Swarm {
 
     // ---- limits and dialling ----
 
-    /// Whether one more connection with this address is within the limits.
+    /// Whether one more connection with this address is within the limits. On this machine all peers share one
+    /// address, and whoever runs here needs no flood of connections to do harm: only the total counts.
     //= spec/swarm.md#31-hard-limits-against-hostile-peers-all-configurable-these-are-defaults
     fn has_room_for(&self, address: SocketAddr) -> bool {
         let config = &self.cx.config;
         let (ip, network) = (address.ip().to_canonical(), prefix(address.ip()));
         let others = || self.streams.values().map(|stream| stream.address.ip());
-        self.streams.len() < config.max_connections
-            && others().filter(|other| other.to_canonical() == ip).count()
-                < config.max_connections_per_address
+        if self.streams.len() >= config.max_connections || ip.is_loopback() {
+            return self.streams.len() < config.max_connections;
+        }
+        others().filter(|other| other.to_canonical() == ip).count() < config.max_connections_per_address
             && others().filter(|other| prefix(*other) == network).count() < config.max_connections_per_prefix
     }
 
@@ -511,7 +513,7 @@ impl Swarm {
             .filter(|(.., other)| prefix(other.ip()) == network)
             .map(|(_, id, _)| *id)
             .collect();
-        if near.len() >= MAX_WAITING_PER_PREFIX {
+        if near.len() >= MAX_WAITING_PER_PREFIX && !network.is_loopback() {
             near.first().copied().into_iter().for_each(|id| self.drop_stream(now, id));
         } else if waiting.len() >= self.cx.config.max_waiting_handshakes {
             waiting.first().map(|(_, id, _)| *id).into_iter().for_each(|id| self.drop_stream(now, id));
@@ -528,16 +530,20 @@ impl Swarm {
                 && self.streams.len() < self.cx.config.max_connections
             {
                 let Some(torrent) = self.torrents.get_mut(&info_hash) else { break };
-                if !torrent.wants_peers(&self.cx) {
+                if !torrent.wants_connections(&self.cx) {
                     break;
                 }
                 let Some(address) = torrent.candidates.due(now.mono) else { break };
-                if !self.has_room_for(address) || !self.cx.may_dial(now.mono) {
+                let room = self.has_room_for(address);
+                let Some(torrent) = self.torrents.get_mut(&info_hash) else { break };
+                if !room {
+                    torrent.candidates.postpone(now.mono, &address);
+                    continue;
+                }
+                if !self.cx.may_dial(now.mono) {
                     break;
                 }
-                if let Some(torrent) = self.torrents.get_mut(&info_hash) {
-                    torrent.candidates.connected(&address);
-                }
+                torrent.candidates.connected(&address);
                 let id = self.cx.new_stream();
                 let stage = Stage::Dialling { torrent: info_hash };
                 self.streams.insert(id, Stream { address, since: now.mono, stage });

@@ -134,9 +134,8 @@ impl Torrent {
         let have = Message::Have(piece);
         let ids: Vec<StreamId> = self.connections.keys().copied().collect();
         for id in ids {
-            // A peer that has the piece itself does not need to know that we have it.
-            let knows = self.picker.as_ref().is_some_and(|picker| picker.peer_holds(id, piece));
-            if let Some(connection) = self.connections.get_mut(&id).filter(|_| !knows) {
+            // Also to those who have the piece: they learn from it when we are complete.
+            if let Some(connection) = self.connections.get_mut(&id) {
                 connection.send(cx, &have);
             }
             self.update_interest(cx, now.mono, id);

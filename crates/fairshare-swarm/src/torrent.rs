@@ -2,7 +2,7 @@
 //! is made of, the dispatch of messages, closing, and the second tick. The modules beside it carry out one concern
 //! each, as further `impl` blocks.
 
-use crate::addresses::AddressSource;
+use crate::addresses::{AddressSource, ban_name};
 use crate::candidates::Candidates;
 use crate::choker::Choker;
 use crate::config::{AddTorrent, Source};
@@ -91,7 +91,7 @@ pub(crate) struct Torrent {
     pub(crate) rng: Rng,
     /// Trackers named by the magnet, for the description that is fetched.
     pub(crate) magnet_trackers: Vec<Vec<String>>,
-    banned_addresses: TimedSet<IpAddr>,
+    banned_addresses: TimedSet<SocketAddr>,
     banned_keys: TimedSet<PublicKey>,
     /// Peers whose proof of identity failed: legacy peers when they come again.
     pub(crate) failed_proofs: TimedSet<(IpAddr, PeerId)>,
@@ -168,7 +168,7 @@ impl Torrent {
         local_source: bool,
     ) {
         for address in addresses {
-            if !self.is_banned_address(now, address.ip()) {
+            if !self.is_banned_address(now, *address) {
                 self.candidates.add(now, *address, source, local_source);
             }
         }
@@ -181,7 +181,7 @@ impl Torrent {
             self.candidates.is_self(now.mono, &address);
             return cx.close(id);
         }
-        if !self.wants_connections(cx) || self.is_banned_address(now.mono, address.ip()) {
+        if !self.wants_connections(cx) || self.is_banned_address(now.mono, address) {
             self.candidates.failed(now.mono, &address);
             return cx.close(id);
         }
@@ -266,6 +266,8 @@ impl Torrent {
     /// The connection is no more: everything that was bound to it becomes free.
     pub(crate) fn gone(&mut self, cx: &mut Context, now: Now, id: StreamId, reason: CloseReason) {
         let Some(mut connection) = self.connections.remove(&id) else { return };
+        let seeds = |picker: &Picker| picker.is_seed(id) || connection.is_upload_only();
+        let useless = self.picker.as_ref().is_some_and(|picker| picker.is_complete() && seeds(picker));
         if let Some(picker) = &mut self.picker {
             for index in connection.download.give_up() {
                 picker.release(id, index);
@@ -276,7 +278,7 @@ impl Torrent {
         self.past.downloaded += connection.download.rate.total();
         self.past.uploaded += connection.upload.sent;
         self.past.wasted += connection.wasted;
-        self.free_candidate(now.mono, &connection, reason);
+        self.free_candidate(now.mono, &connection, reason, useless);
         self.close_session(cx, &connection);
         cx.unflushed.remove(&(self.info_hash, id));
         cx.event(SwarmEvent::Disconnected { id, torrent: self.info_hash, reason });
@@ -285,11 +287,12 @@ impl Torrent {
     }
 
     /// The address of a lost connection may be dialled again, at a time that depends on how it was lost.
-    fn free_candidate(&mut self, now: Instant, connection: &Connection, reason: CloseReason) {
+    fn free_candidate(&mut self, now: Instant, connection: &Connection, reason: CloseReason, useless: bool) {
         let Some(address) = connection.dial_address else { return };
         match reason {
             CloseReason::OwnIdentity => self.candidates.is_self(now, &address),
             CloseReason::Duplicate => self.candidates.is_duplicate(now, &address),
+            _ if useless => self.candidates.is_useless(now, &address),
             _ => self.candidates.lost(now, &address, now.since(connection.opened_at)),
         }
         if self.connections.values().any(|other| other.dial_address == Some(address)) {
@@ -310,13 +313,14 @@ impl Torrent {
     pub(crate) fn ban(&mut self, cx: &mut Context, now: Now, id: StreamId) {
         let Some(connection) = self.connections.get(&id) else { return };
         let (address, key) = (connection.address.ip(), connection.key());
-        self.banned_addresses.insert(now.mono, address);
+        let name = |peer: &Connection| ban_name(peer.dial_address.unwrap_or(peer.address));
+        let banned = name(connection);
+        self.banned_addresses.insert(now.mono, banned);
         if let Some(key) = key {
             self.banned_keys.insert(now.mono, key);
         }
         cx.event(SwarmEvent::PeerBanned { torrent: self.info_hash, address, key });
-        let same =
-            |other: &Connection| other.address.ip() == address || (key.is_some() && other.key() == key);
+        let same = |other: &Connection| name(other) == banned || (key.is_some() && other.key() == key);
         let ids: Vec<StreamId> =
             self.connections.values().filter(|other| same(other)).map(|other| other.id).collect();
         for id in ids {
@@ -325,8 +329,8 @@ impl Torrent {
     }
 
     /// Whether the address is banned from this torrent.
-    pub(crate) fn is_banned_address(&self, now: Instant, address: IpAddr) -> bool {
-        self.banned_addresses.contains(now, &address)
+    pub(crate) fn is_banned_address(&self, now: Instant, address: SocketAddr) -> bool {
+        self.banned_addresses.contains(now, &ban_name(address))
     }
 
     /// Whether the identity is banned from this torrent.
@@ -393,11 +397,6 @@ impl Torrent {
     pub(crate) fn wants_connections(&self, cx: &Context) -> bool {
         let running = !matches!(self.phase, Phase::Paused | Phase::Failed(_));
         running && self.connections.len() < cx.config.max_connections_per_torrent
-    }
-
-    /// Whether the torrent lacks something that others may have. A complete one is called, and calls nobody.
-    pub(crate) fn wants_peers(&self, cx: &Context) -> bool {
-        self.wants_connections(cx) && !self.picker.as_ref().is_some_and(Picker::is_complete)
     }
 
     /// The torrent is removed: it no longer counts among the unverified bytes.
