@@ -18,12 +18,10 @@ use support::{Node, SOON, configure, fairshare, free_address, same_bytes, wait_f
 
 /// Kills, unless `FAIRSHARE_KILLS` asks for more.
 const KILLS: u32 = 10;
-/// Bytes of each file of a round. At the rate below a round lasts some seconds and holds several payments each way.
-const FILE_BYTES: u64 = 96 << 20;
-/// Upload limit of both nodes, so that a fast machine does not finish before the next kill.
-const RATE: &str = "24 MiB";
+/// Bytes of each file of a round: several payments each way, and more time than the next kill leaves.
+const FILE_BYTES: u64 = 256 << 20;
 /// A kill comes at most so long after both nodes are up.
-const KILL_AFTER_MS: u64 = 2_500;
+const KILL_AFTER_MS: u64 = 1_500;
 /// Limit of one round with its kills.
 const ROUND: Duration = Duration::from_secs(300);
 /// A proposal without an answer is sent again each 10 s; this leaves room for several losses.
@@ -67,12 +65,12 @@ impl Side {
         blocks.as_array().expect("a list of blocks").iter().map(Block::read).collect()
     }
 
-    /// The progress of a torrent in thousandths.
+    /// Whether every piece of the torrent is verified and written.
     fn is_complete(&self, torrent: &Torrent) -> bool {
         let list = self.node().command(&["list"]);
         let rows = list.as_array().cloned().unwrap_or_default();
         let row = rows.iter().find(|row| row.to_string().contains(&torrent.hash));
-        row.is_some_and(|row| row["state"] == "seeding" || row["complete"] == true)
+        row.is_some_and(|row| row["complete"] == true)
     }
 }
 
@@ -172,8 +170,7 @@ impl Pair {
             assert!(side.node.take().expect("started above").process.stop(SOON));
         }
         for (side, friend) in sides.iter().zip([&keys[1], &keys[0]]) {
-            let text = format!("[economy]\nfriends = [\"{friend}\"]\n[swarm]\nupload_limit = \"{RATE}\"\n");
-            configure(&side.data(), &text);
+            configure(&side.data(), &format!("[economy]\nfriends = [\"{friend}\"]\n"));
         }
         for (side, other) in sides.iter_mut().zip([&addresses[1], &addresses[0]]) {
             side.up(other);
@@ -337,4 +334,82 @@ fn killed_nodes_lose_nothing_pay_nothing_twice_and_finish() {
         paid[0] >> 20,
         paid[1] >> 20,
     );
+}
+
+/// The checks themselves: each finds a planted fault.
+mod checks {
+    use super::*;
+    use fairshare_ledger::bandwidth::Settlement;
+    use std::panic::{UnwindSafe, catch_unwind};
+
+    fn payment(owner: &str, number: u64, down: u64, cum: u64) -> Block {
+        let settlement = Some(Settlement { cum, ..Settlement::default() });
+        let bandwidth = Bandwidth { down, total_down: cum, settlement, ..Bandwidth::default() };
+        Block {
+            owner: owner.to_owned(),
+            number,
+            link_owner: "b".to_owned(),
+            link_number: 0,
+            hash: format!("{owner}-{number}"),
+            previous: format!("{owner}-{}", number - 1),
+            kind: "tribler_bandwidth".to_owned(),
+            transaction: bandwidth.encode().to_vec(),
+        }
+    }
+
+    fn answer(payment: &Block, number: u64) -> Block {
+        let mut bandwidth = payment.bandwidth();
+        (bandwidth.up, bandwidth.down) = (bandwidth.down, bandwidth.up);
+        Block {
+            owner: payment.link_owner.clone(),
+            number,
+            link_owner: payment.owner.clone(),
+            link_number: payment.number,
+            hash: format!("b-{number}"),
+            previous: format!("b-{}", number - 1),
+            kind: payment.kind.clone(),
+            transaction: bandwidth.encode().to_vec(),
+        }
+    }
+
+    fn paid_once(blocks: &[Block]) -> u64 {
+        let mut seen = Seen::default();
+        seen.see(blocks);
+        assert_paid_once(&seen, "a", "b")
+    }
+
+    fn is_found(fault: impl FnOnce() + UnwindSafe) -> bool {
+        catch_unwind(fault).is_err()
+    }
+
+    #[test]
+    fn two_blocks_under_one_number_are_found() {
+        let one = payment("a", 1, 5, 5);
+        let other = Block { hash: "another".to_owned(), ..one.clone() };
+        assert!(is_found(move || Seen::default().see(&[one, other])));
+    }
+
+    #[test]
+    fn a_gap_and_a_rewritten_chain_are_found() {
+        let [one, two, three] = [1, 2, 3].map(|number| payment("a", number, 5, 5 * number));
+        assert_is_one_chain(&[one.clone(), two.clone(), three.clone()]);
+        let rewritten = Block { previous: "another".to_owned(), ..two };
+        let first = one.clone();
+        assert!(is_found(move || assert_is_one_chain(&[first, three])));
+        assert!(is_found(move || assert_is_one_chain(&[one, rewritten])));
+    }
+
+    #[test]
+    fn a_payment_twice_an_answer_twice_and_no_answer_are_found() {
+        let (one, two) = (payment("a", 1, 5, 5), payment("a", 2, 7, 12));
+        let (first, second) = (answer(&one, 1), answer(&two, 2));
+        assert_eq!(paid_once(&[one.clone(), two.clone(), first.clone(), second.clone()]), 12);
+        let repeated = payment("a", 2, 5, 5);
+        let its_answer = answer(&repeated, 2);
+        let (a, b) = (one.clone(), first.clone());
+        assert!(is_found(move || drop(paid_once(&[a, repeated, b, its_answer]))));
+        let (a, b, again) = (one.clone(), first, answer(&one, 2));
+        assert!(is_found(move || drop(paid_once(&[a, b, again]))));
+        assert!(is_found(move || drop(paid_once(&[one]))));
+    }
 }
