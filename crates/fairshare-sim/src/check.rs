@@ -2,7 +2,7 @@
 
 use crate::Report;
 use fairshare_crypto::PublicKey;
-use fairshare_economy::AccountView;
+use fairshare_economy::{Account, AccountView};
 use fairshare_ledger::bandwidth::Bandwidth;
 use fairshare_ledger::{
     Batch, BlockHash, BlockType, ChainStore, GENESIS_HASH, HalfBlock, LedgerEvent, MemoryStore,
@@ -34,6 +34,8 @@ pub(crate) struct Watch {
     paid: u64,
 }
 
+/// The smallest payment when everything is settled.
+const SETTLED_MIN: u64 = 64 << 10;
 /// Chains in the tests are shorter.
 const CHAIN_MAX: usize = 100_000;
 
@@ -245,19 +247,43 @@ impl Watch {
         index(from).zip(index(to)).map_or(0, |(from, to)| self.carried_from(from, to))
     }
 
-    /// Both ends agree with the blocks.
+    /// Both ends agree with the blocks and with each other, and nothing worth a payment is unpaid.
+    //= spec/economy.md#3-from-bytes-to-a-transaction
     fn check_accounts(&self, payer: &PublicKey, provider: &PublicKey, paid: u64) -> Checked {
         let of = |owner: &PublicKey, peer: &PublicKey| {
-            let accounts = self.accounts.get(owner)?;
-            accounts.iter().find(|account| account.peer == *peer)
+            self.accounts.get(owner)?.iter().find(|account| account.peer == *peer)
         };
-        let paid_to = of(payer, provider).map_or(0, |account| account.paid_to);
-        let paid_from = of(provider, payer).map_or(0, |account| account.paid_from);
-        if paid_to == paid && paid_from == paid {
+        let (taking, giving) = (of(payer, provider), of(provider, payer));
+        let paid_to = taking.map_or(0, |account| account.paid_to);
+        let paid_from = giving.map_or(0, |account| account.paid_from);
+        let pair = format!("{} to {}", self.name(payer), self.name(provider));
+        if paid_to != paid || paid_from != paid {
+            return Err(format!(
+                "{pair}: blocks say {paid} paid, the payer {paid_to}, the provider {paid_from}"
+            ));
+        }
+        let (Some(taking), Some(giving)) = (taking, giving) else { return Ok(()) };
+        if taking.recv >= paid + SETTLED_MIN {
+            return Err(format!("{pair}: {} bytes were taken and only {paid} paid", taking.recv));
+        }
+        let ends = [
+            (settled(&taking.account.mine), settled(&giving.account.theirs)),
+            (settled(&taking.account.theirs), settled(&giving.account.mine)),
+        ];
+        match ends.iter().find(|(one, other)| one != other) {
+            Some((one, other)) => Err(format!("{pair}: the accounts differ: {one:?} and {other:?}")),
+            None => Ok(()),
+        }
+    }
+
+    /// Who took files of `bytes` and never crashed has counted just these bytes as taken; at most so many, where
+    /// streams break between a piece and its check.
+    pub(crate) fn check_taken(&self, key: &PublicKey, bytes: u64, streams_break: bool) -> Checked {
+        let taken: u64 = self.accounts.get(key).into_iter().flatten().map(|account| account.recv).sum();
+        if taken == bytes || (streams_break && taken < bytes) {
             return Ok(());
         }
-        let pair = format!("{} to {}", self.name(payer), self.name(provider));
-        Err(format!("{pair}: blocks say {paid} paid, the payer {paid_to}, the provider {paid_from}"))
+        Err(format!("{} counts {taken} bytes as taken, its files have {bytes}", self.name(key)))
     }
 
     /// The sums of a run that kept its promises.
@@ -286,6 +312,12 @@ impl Watch {
             None => format!("{key:?}"),
         }
     }
+}
+
+/// The fields that only signed pairs move: equal at both ends.
+//= spec/economy.md#51-pair-accounts
+const fn settled(account: &Account) -> [u64; 6] {
+    [account.given, account.bought, account.charged, account.by_via, account.spent, account.passed]
 }
 
 /// A payment has exactly one answer, with the same amounts the other way round.

@@ -33,6 +33,8 @@ pub struct Scenario {
     pub bug: Option<Bug>,
     /// Whether each sent block is looked up on the sender's disk. Without it a defect must show by its consequences.
     pub watch_order: bool,
+    /// How many of the last happenings a failure shows.
+    pub events_kept: usize,
 }
 
 impl Default for Scenario {
@@ -44,6 +46,7 @@ impl Default for Scenario {
             faults: true,
             bug: None,
             watch_order: true,
+            events_kept: 200,
         }
     }
 }

@@ -4,9 +4,6 @@ use fairshare_wire::Instant;
 use std::collections::VecDeque;
 use std::fmt;
 
-/// How many happenings a failure shows.
-const KEPT: usize = 200;
-
 /// One happening.
 #[derive(Clone, Debug)]
 pub(crate) enum Note {
@@ -17,14 +14,20 @@ pub(crate) enum Note {
 }
 
 /// The newest happenings.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Trace {
     notes: VecDeque<(Instant, usize, Note)>,
+    kept: usize,
 }
 
 impl Trace {
+    /// Keeps the newest `kept`.
+    pub(crate) const fn new(kept: usize) -> Self {
+        Self { notes: VecDeque::new(), kept }
+    }
+
     pub(crate) fn note(&mut self, at: Instant, machine: usize, note: Note) {
-        if self.notes.len() >= KEPT {
+        if self.notes.len() >= self.kept {
             self.notes.pop_front();
         }
         self.notes.push_back((at, machine, note));
@@ -55,12 +58,12 @@ mod tests {
 
     #[test]
     fn only_the_newest_are_kept() {
-        let mut trace = Trace::default();
-        for number in 0..KEPT + 5 {
+        let mut trace = Trace::new(3);
+        for number in 0..8 {
             trace.note(Instant::from_micros(1_500_000), 3, Note::Text(number.to_string()));
         }
         let lines = trace.lines();
-        assert_eq!(lines.len(), KEPT);
+        assert_eq!(lines.len(), 3);
         assert_eq!(lines[0], "     1.500000 node 3: 5");
     }
 }

@@ -67,6 +67,14 @@ fn worlds_with_faults_keep_all_promises() {
 }
 
 #[test]
+fn worlds_without_faults_count_every_byte() {
+    let scenario = Scenario { faults: false, ..Scenario::default() };
+    if let Err(failures) = run_all(1, 4, &scenario) {
+        panic!("{}", failures.iter().map(show).collect::<Vec<_>>().join("\n\n"));
+    }
+}
+
+#[test]
 fn one_seed_gives_one_digest() {
     let digest =
         |seed| run(seed, Scenario::default()).unwrap_or_else(|failure| panic!("{}", show(&failure))).digest;

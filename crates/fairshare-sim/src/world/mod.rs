@@ -104,7 +104,7 @@ impl World {
             links: Vec::new(),
             tracker: Tracker::default(),
             digest: Digest::default(),
-            trace: Trace::default(),
+            trace: Trace::new(scenario.events_kept),
             phase: Phase::Faulty,
             commands: 0,
             replies: BTreeMap::new(),

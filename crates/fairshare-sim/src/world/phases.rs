@@ -38,8 +38,9 @@ const SETTLE_WITHIN: Duration = Duration::from_secs(1_200);
 const SETTLE_ROUNDS: u32 = 6;
 /// Real bytes for a charged one at the lowest price.
 const CHARGED_TO_REAL_MAX: u64 = 8;
-/// What is no payload between two machines: handshakes, announcements of pieces, requests.
-const OVERHEAD_MAX: u64 = 256 << 10;
+/// What is carried between two machines and not charged: handshakes and announcements, and the parts of pieces that a
+/// broken stream leaves behind.
+const OVERHEAD_MAX: u64 = 768 << 10;
 /// When a forker does what it came for.
 const FORK_AFTER: Duration = Duration::from_secs(12);
 
@@ -316,6 +317,11 @@ impl World {
         };
         let key = self.machines[index].public();
         self.watch.accounts(key, accounts);
+        let host = &self.machines[index];
+        if host.is_honest() && host.incarnation == 0 {
+            let wanted = host.wants.iter().map(|file| self.plan.files[*file].metainfo.total_len());
+            self.watch.check_taken(&key, wanted.sum(), self.scenario.faults)?;
+        }
         Ok(())
     }
 }

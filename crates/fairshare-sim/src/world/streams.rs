@@ -107,7 +107,6 @@ impl World {
         let latency = self.network.latency((machine, other));
         let arrival = self.end(id, side.other()).arrival.max(left + latency);
         self.end_mut(id, side.other()).arrival = arrival;
-        self.watch.carried(machine, other, bytes.len());
         let cut = if self.rng.chance(1, SPLIT_WRITES) { self.rng.index(bytes.len()) } else { None };
         let parts = cut.map_or_else(|| vec![bytes.clone()], |at| vec![bytes.slice(..at), bytes.slice(at..)]);
         for part in parts.into_iter().filter(|part| !part.is_empty()) {
@@ -169,7 +168,11 @@ impl World {
             return Ok(());
         }
         match what {
-            Happening::Arrived(bytes) => self.give(machine, Input::Data(stream, bytes)),
+            Happening::Arrived(bytes) => {
+                let from = self.end(id, side.other()).machine;
+                self.watch.carried(from, machine, bytes.len());
+                self.give(machine, Input::Data(stream, bytes))
+            }
             Happening::Drained(len) => self.give(machine, Input::Drained(stream, len)),
             Happening::Opened => self.give(machine, Input::Connected(stream)),
             Happening::Ended => {
