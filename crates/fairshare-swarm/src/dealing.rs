@@ -26,6 +26,10 @@ const RECEIPT_GAP: Duration = Duration::from_secs(5);
 /// Bounds of what may be in flight: sent and not acknowledged.
 const EXPOSURE_MIN: u64 = 4 << 20;
 const EXPOSURE_MAX: u64 = 64 << 20;
+/// What the peer has not acknowledged for so long, nothing more being sent, was of no use to it: it got the block from
+/// somebody else first. Without this a session would freeze for ever when that adds up to the bound. What is written
+/// off here was sent under a grant all the same, and the economy counts it as lost when the session ends.
+const WRITE_OFF: Duration = Duration::from_secs(10);
 /// Bound of what may be accepted and not verified, or four pieces if that is more.
 const UNVERIFIED_MIN: u64 = 16 << 20;
 /// Grants whose rooms are remembered, to know what a freed one takes back.
@@ -198,6 +202,10 @@ pub(crate) struct Given {
     /// reads fast and acknowledges nothing would be trusted with sixteen times as much.
     acknowledged: Rate,
     acknowledged_total: u64,
+    /// What will never be acknowledged.
+    written_off: u64,
+    /// Since when nothing changed: what was sent and acknowledged then.
+    still: (Instant, u64, u64),
     /// Whether a bound was reached and is not yet undercut by a quarter.
     held_back: bool,
 }
@@ -215,6 +223,8 @@ impl Given {
             faults: 0,
             acknowledged: Rate::new(now),
             acknowledged_total: 0,
+            written_off: 0,
+            still: (now, 0, 0),
             held_back: false,
         }
     }
@@ -284,7 +294,12 @@ impl Given {
         let rate = self.acknowledged.current(now);
         let in_flight = EXPOSURE_MIN.max(rate.min(EXPOSURE_MAX));
         let unproven = UNVERIFIED_MIN.max(piece_len.saturating_mul(4));
-        let exposure = sent.saturating_sub(reported.accepted);
+        if (self.still.1, self.still.2) != (sent, reported.accepted) {
+            self.still = (now, sent, reported.accepted);
+        } else if now.since(self.still.0) >= WRITE_OFF {
+            self.written_off = sent.saturating_sub(reported.accepted);
+        }
+        let exposure = sent.saturating_sub(reported.accepted).saturating_sub(self.written_off);
         let unverified = reported.accepted.saturating_sub(reported.verified);
         if self.held_back {
             self.held_back = exposure >= in_flight / 4 * 3 || unverified >= unproven / 4 * 3;
@@ -368,6 +383,20 @@ mod tests {
         given.grant(2, 1 << 50, 0);
         given.set_limit(1 << 50);
         assert_eq!(given.allowance(at(1), MIB, reported(0, 0), MIB), 63 * MIB, "but 64 MiB at the most");
+    }
+
+    //= spec/swarm.md#83-counts-and-exposure
+    #[test]
+    fn what_was_of_no_use_to_the_peer_does_not_freeze_the_session() {
+        let mut given = Given::new(at(0));
+        given.grant(1, 100 * MIB, 0);
+        given.set_limit(100 * MIB);
+        let wasted = reported(6 * MIB, 6 * MIB);
+        assert_eq!(given.allowance(at(1), 10 * MIB, wasted, MIB), 0, "4 MiB are not acknowledged");
+        assert_eq!(given.allowance(at(10), 10 * MIB, wasted, MIB), 0);
+        assert_eq!(given.allowance(at(11), 10 * MIB, wasted, MIB), 4 * MIB, "nor will they be");
+        assert_eq!(given.allowance(at(12), 14 * MIB, wasted, MIB), 0, "the bound holds for what comes after");
+        assert_eq!(given.allowance(at(13), 14 * MIB, reported(10 * MIB, 10 * MIB), MIB), 4 * MIB);
     }
 
     //= spec/swarm.md#83-counts-and-exposure

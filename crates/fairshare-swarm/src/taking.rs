@@ -263,6 +263,7 @@ impl Torrent {
         }
         if connection.download.times_out(now.mono) {
             let given_up = connection.download.give_up();
+            self.take_back(cx, id, &given_up);
             self.release(id, &given_up);
             if let Some(picker) = &mut self.picker {
                 picker.disown(id);
@@ -275,6 +276,18 @@ impl Torrent {
             return self.close(cx, now, id, CloseReason::Stalled);
         }
         self.refill(cx, now, id);
+    }
+
+    /// Requests that waited too long are asked of others now: a peer that is slow, or has no room for us yet, must
+    /// not send them as well when its turn comes.
+    fn take_back(&mut self, cx: &mut Context, id: StreamId, blocks: &[BlockIndex]) {
+        let (Some(geometry), Some(connection)) = (self.geometry, self.connections.get_mut(&id)) else {
+            return;
+        };
+        for index in blocks {
+            let (piece, begin, len) = (index.piece, index.begin(), geometry.block_len(*index));
+            connection.send(cx, &Message::Cancel(BlockRequest { piece, begin, len }));
+        }
     }
 
     fn release(&mut self, id: StreamId, blocks: &[BlockIndex]) {
