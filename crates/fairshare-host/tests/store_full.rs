@@ -1,5 +1,7 @@
 //! A full disk under the ledger: a clear reason, nothing of the batch on disk, and work goes on when there is room.
 
+mod small_disk;
+
 use bytes::Bytes;
 use fairshare_crypto::{Rng, SecretKey};
 use fairshare_host::store::{Report, ledger_path, open_store};
@@ -7,35 +9,16 @@ use fairshare_ledger::{
     ANY, Batch, BlockHash, BlockType, ChainStore, Draft, GENESIS_HASH, HalfBlock, Record, RecordKind,
 };
 use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-/// Set in the process that runs inside its own mount namespace: the small disk.
-const SMALL_DISK: &str = "FAIRSHARE_TEST_SMALL_DISK";
-const TEST: &str = "a_full_disk_refuses_the_batch_in_words_and_whole";
 const PATIENCE: Duration = Duration::from_secs(20);
 
 #[test]
 fn a_full_disk_refuses_the_batch_in_words_and_whole() {
-    if let Some(dir) = std::env::var_os(SMALL_DISK) {
-        return on_a_small_disk(Path::new(&dir));
-    }
-    let dir = tempfile::tempdir().expect("temporary folder");
-    let script = "mount -t tmpfs -o size=1m none \"$1\" || exit 77; exec \"$2\" \"$3\" --exact --nocapture";
-    let status = Command::new("unshare")
-        .args(["-m", "sh", "-c", script, "sh"])
-        .args([dir.path().as_os_str(), std::env::current_exe().expect("a running test").as_os_str()])
-        .arg(TEST)
-        .env(SMALL_DISK, dir.path())
-        .status();
-    let is_root = std::fs::read_to_string("/proc/self/status")
-        .is_ok_and(|text| text.lines().any(|line| line.starts_with("Uid:\t0\t0\t")));
-    match status.map(|status| status.code()) {
-        Ok(Some(0)) => {}
-        _ if !is_root => eprintln!("SKIPPED {TEST}: mounting needs root"),
-        other => panic!("inside the small disk: {other:?}"),
+    if let Some(dir) = small_disk::enter("a_full_disk_refuses_the_batch_in_words_and_whole", "1m") {
+        on_a_small_disk(&dir);
     }
 }
 

@@ -1,5 +1,8 @@
 //! The pool from outside: requests in, answers out, files looked at with the standard library.
 
+#[path = "../../tests/small_disk/mod.rs"]
+mod small_disk;
+
 use super::*;
 use fairshare_crypto::{Rng, sha1};
 use fairshare_swarm::Bitfield;
@@ -9,8 +12,6 @@ use std::time::Duration;
 
 const PIECE_LEN: usize = 16_384;
 const BLOCK_LEN: usize = 5_000;
-/// Set in the process that runs inside its own mount namespace: the small disk.
-const SMALL_DISK: &str = "FAIRSHARE_TEST_SMALL_DISK";
 const SMALL_DISK_TEST: &str = "disk::tests::a_full_disk_is_an_error_in_words_and_costs_nothing_that_was_held";
 
 /// A torrent of four files, one of them empty, one of them padding, and its content.
@@ -379,30 +380,10 @@ fn openings_savings_and_closings_keep_their_order() {
 
 #[test]
 fn a_full_disk_is_an_error_in_words_and_costs_nothing_that_was_held() {
-    if let Some(dir) = std::env::var_os(SMALL_DISK) {
-        return on_a_small_disk(Path::new(&dir));
-    }
-    let dir = tempfile::tempdir().expect("temporary folder");
     // 60 KiB hold the resume file and three pieces, not seven.
-    let script = "mount -t tmpfs -o size=60k none \"$1\" || exit 77; exec \"$2\" \"$3\" --exact --nocapture";
-    let status = std::process::Command::new("unshare")
-        .args(["-m", "sh", "-c", script, "sh"])
-        .args([dir.path().as_os_str(), std::env::current_exe().expect("a running test").as_os_str()])
-        .arg(SMALL_DISK_TEST)
-        .env(SMALL_DISK, dir.path())
-        .status();
-    match status.map(|status| status.code()) {
-        Ok(Some(0)) => {}
-        Ok(Some(77 | 1 | 126 | 127)) | Err(_) if !is_root() => {
-            eprintln!("SKIPPED {SMALL_DISK_TEST}: mounting needs root");
-        }
-        other => panic!("inside the small disk: {other:?}"),
+    if let Some(dir) = small_disk::enter(SMALL_DISK_TEST, "60k") {
+        on_a_small_disk(&dir);
     }
-}
-
-fn is_root() -> bool {
-    std::fs::read_to_string("/proc/self/status")
-        .is_ok_and(|text| text.lines().any(|line| line.starts_with("Uid:\t0\t0\t")))
 }
 
 fn on_a_small_disk(dir: &Path) {
