@@ -21,7 +21,7 @@ const KILLS: u32 = 10;
 /// Bytes of each file of a round: several payments each way, and more time than the next kill leaves.
 const FILE_BYTES: u64 = 256 << 20;
 /// A kill comes at most so long after both nodes are up.
-const KILL_AFTER_MS: u64 = 1_500;
+const KILL_AFTER_MS: u64 = 2_500;
 /// Limit of one round with its kills.
 const ROUND: Duration = Duration::from_secs(300);
 /// A proposal without an answer is sent again each 10 s; this leaves room for several losses.
