@@ -59,7 +59,10 @@ impl Torrent {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         while !connection.upload.choked {
             let allowance = allowance(connection, now, piece_len);
-            let Some(run) = connection.upload.next_run(connection.outbox.backlog(), allowance) else { break };
+            let Some(run) = connection.upload.next_run(now.mono, connection.outbox.backlog(), allowance)
+            else {
+                break;
+            };
             let torrent = self.info_hash;
             let request = Request::Read { torrent, piece: run.piece, begin: run.begin, len: run.len };
             let ticket = cx.request(torrent, Purpose::Read { id }, request);

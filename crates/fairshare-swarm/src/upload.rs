@@ -19,9 +19,12 @@ const MAX_EXCESS: u32 = 2_048;
 pub(crate) const MAX_REQUEST_LEN: u32 = 131_072;
 /// Bytes read from disk at once.
 const RUN_LEN: u32 = 256 << 10;
-/// Bytes being read or written and not yet taken by the transport: enough to keep a fast link busy between two
-/// calls of the host, little enough to change course quickly.
-const CREDIT: usize = 1 << 20;
+/// Bytes being read or written and not yet taken by the transport: what goes out in a quarter of a second, within
+/// bounds. A fast line is kept busy between two calls of the host, and on a slow one a cancel, a choke or a small
+/// message does not wait behind seconds of payload.
+const CREDIT_MIN: u64 = 128 << 10;
+const CREDIT_MAX: u64 = 1 << 20;
+const CREDIT_PER_SECOND: u64 = 4;
 /// Requests for pieces that we have not, before the connection is closed.
 //= spec/swarm.md#3-message-framing-and-core-messages
 const MAX_ABSENT: u32 = 50;
@@ -122,9 +125,10 @@ impl Upload {
 
     /// The next run to read, if the transport has credit and `allowance` more bytes may be sent. The caller reads
     /// it and tells the ticket by [`started`](Self::started).
-    pub(crate) fn next_run(&mut self, backlog: usize, allowance: u64) -> Option<RunSpec> {
-        let under_way = usize::try_from(self.reading).unwrap_or(usize::MAX).saturating_add(backlog);
-        if self.choked || under_way >= CREDIT {
+    pub(crate) fn next_run(&mut self, now: Instant, backlog: usize, allowance: u64) -> Option<RunSpec> {
+        let credit = (self.rate.over(now, 2) / CREDIT_PER_SECOND).clamp(CREDIT_MIN, CREDIT_MAX);
+        let under_way = self.reading.saturating_add(backlog as u64);
+        if self.choked || under_way >= credit {
             return None;
         }
         let left = allowance.saturating_sub(self.reading);
@@ -287,10 +291,10 @@ mod tests {
             assert_eq!(upload.enqueue(request(3, block)), Reception::Queued);
         }
         upload.enqueue(request(4, 0));
-        let first = upload.next_run(0, u64::MAX).expect("a run");
+        let first = upload.next_run(Instant::START, 0, u64::MAX).expect("a run");
         assert_eq!(first, RunSpec { piece: 3, begin: 0, len: 256 << 10 });
         upload.started(1);
-        let second = upload.next_run(0, u64::MAX).expect("a run");
+        let second = upload.next_run(Instant::START, 0, u64::MAX).expect("a run");
         assert_eq!(second, RunSpec { piece: 3, begin: 256 << 10, len: 4 * BLOCK });
         upload.started(2);
         upload.read(2, Bytes::from(vec![2; 4 * BLOCK as usize]));
@@ -310,10 +314,10 @@ mod tests {
         for block in 0..8 {
             upload.enqueue(request(0, block));
         }
-        let run = upload.next_run(0, 3 * u64::from(BLOCK) + 1).expect("room for three");
+        let run = upload.next_run(Instant::START, 0, 3 * u64::from(BLOCK) + 1).expect("room for three");
         assert_eq!(run.len, 3 * BLOCK);
-        assert_eq!(upload.next_run(0, 3 * u64::from(BLOCK) + 1), None);
-        assert_eq!(upload.next_run(0, 4 * u64::from(BLOCK)).map(|run| run.len), Some(BLOCK));
+        assert_eq!(upload.next_run(Instant::START, 0, 3 * u64::from(BLOCK) + 1), None);
+        assert_eq!(upload.next_run(Instant::START, 0, 4 * u64::from(BLOCK)).map(|run| run.len), Some(BLOCK));
     }
 
     //= spec/swarm.md#84-settlement-and-evidence-on-the-connection
@@ -321,7 +325,7 @@ mod tests {
     fn a_limit_that_was_lowered_holds_for_what_is_already_read() {
         let mut upload = unchoked();
         upload.enqueue(request(0, 0));
-        upload.next_run(0, u64::from(BLOCK));
+        upload.next_run(Instant::START, 0, u64::from(BLOCK));
         upload.started(1);
         upload.read(1, Bytes::from(vec![1; BLOCK as usize]));
         assert_eq!(upload.take_ready(Instant::START, u64::from(BLOCK) - 1), None);
@@ -334,12 +338,12 @@ mod tests {
         for piece in 0..100 {
             upload.enqueue(request(piece, 0));
         }
-        assert_eq!(upload.next_run(CREDIT, u64::MAX), None);
+        assert_eq!(upload.next_run(Instant::START, CREDIT_MIN as usize, u64::MAX), None);
         let mut runs = 0;
-        while upload.next_run(0, u64::MAX).is_some() {
+        while upload.next_run(Instant::START, 0, u64::MAX).is_some() {
             runs += 1;
         }
-        assert_eq!(runs, CREDIT / BLOCK as usize);
+        assert_eq!(runs, CREDIT_MIN / u64::from(BLOCK));
     }
 
     #[test]
@@ -348,7 +352,7 @@ mod tests {
         for block in 0..20 {
             upload.enqueue(request(3, block));
         }
-        upload.next_run(0, u64::MAX);
+        upload.next_run(Instant::START, 0, u64::MAX);
         upload.started(1);
         assert_eq!(upload.choke().len(), 20);
         upload.read(1, Bytes::from(vec![1; 256 << 10]));

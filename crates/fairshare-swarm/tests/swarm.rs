@@ -310,3 +310,23 @@ fn the_same_seed_gives_the_same_run() {
     };
     assert_eq!(run(), run());
 }
+
+//= spec/swarm.md#17-acceptance-tests-minimum
+#[test]
+fn ten_leechers_on_slow_lines_share_the_work() {
+    let line = 1 << 20;
+    let torrent = TestTorrent::new(16 << 20, 64 << 10);
+    let mut world = World::new();
+    let nodes: Vec<usize> = (0..11).map(|_| world.node()).collect();
+    nodes.iter().for_each(|node| world.nodes[*node].line = Some(line));
+    let (seed, leechers) = nodes.split_first().expect("eleven");
+    world.seed(*seed, &torrent);
+    leechers.iter().for_each(|leecher| world.leech(*leecher, &torrent, &[*seed]));
+    let start = world.now.mono;
+    assert!(world.run_until(10 * MINUTE, |world| leechers.iter().all(|leecher| world.finished(*leecher))));
+    let took = world.now.mono.since(start);
+    // The seed alone would need 160 s, and no way of sharing less than 16 s.
+    assert!(took < Duration::from_secs(32), "{took:?}");
+    let given = world.nodes[*seed].swarm.torrents()[0].uploaded;
+    assert!(given < 2 * torrent.content.len() as u64, "{given}");
+}

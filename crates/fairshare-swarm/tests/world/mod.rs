@@ -60,9 +60,13 @@ pub(crate) struct TestNode {
     pub(crate) raw: BTreeMap<StreamId, BytesMut>,
     /// Streams that the engine closed.
     pub(crate) closed: BTreeSet<StreamId>,
+    /// Bytes per second that leave the node at the most.
+    pub(crate) line: Option<u64>,
     /// Changes payload before it leaves.
     pub(crate) corrupts: bool,
     next_stream: u64,
+    /// When the line has sent all that was written.
+    line_free: Instant,
     timer: Option<Instant>,
 }
 
@@ -127,6 +131,8 @@ impl World {
             asked_pages: Vec::new(),
             raw: BTreeMap::new(),
             closed: BTreeSet::new(),
+            line: None,
+            line_free: Instant::START,
             corrupts: false,
             next_stream: 1,
             timer: None,
@@ -311,7 +317,8 @@ impl World {
                     self.nodes[node].closed.insert(id);
                     if let Some((peer, peer_id)) = self.pipes.remove(&(node, id)) {
                         // What was written before the close still arrives.
-                        self.after(self.latency, Happening::Closed { node: peer, id: peer_id });
+                        let left = self.nodes[node].leaves(self.now.mono, 0);
+                        self.after(left + self.latency, Happening::Closed { node: peer, id: peer_id });
                     }
                 }
                 SwarmOutput::Request { ticket, request } => self.answer(node, ticket, request),
@@ -326,10 +333,11 @@ impl World {
         state.written += bytes.len() as u64;
         let len = bytes.len();
         let bytes = if state.corrupts && len >= 16_384 { corrupted(&bytes) } else { bytes };
-        self.after(Duration::from_micros(50), Happening::Drained { node, id, len });
+        let left = state.leaves(self.now.mono, len);
+        self.after(left, Happening::Drained { node, id, len });
         match self.pipes.get(&(node, id)).copied() {
             Some((peer, peer_id)) => {
-                self.after(self.latency, Happening::Data { node: peer, id: peer_id, bytes })
+                self.after(left + self.latency, Happening::Data { node: peer, id: peer_id, bytes })
             }
             None => self.nodes[node].raw.entry(id).or_default().extend_from_slice(&bytes),
         }
@@ -390,6 +398,14 @@ impl World {
 }
 
 impl TestNode {
+    /// How long it takes until bytes written now have left the node.
+    fn leaves(&mut self, now: Instant, len: usize) -> Duration {
+        let Some(line) = self.line else { return Duration::from_micros(50) };
+        let span = Duration::from_micros(len as u64 * 1_000_000 / line);
+        self.line_free = self.line_free.max(now) + span;
+        self.line_free.since(now)
+    }
+
     fn grant_or_refuse(&mut self, now: Now, id: StreamId) {
         let (granted, number) = self.granted.get(&id).copied().unwrap_or_default();
         let room = match self.economy {
