@@ -287,6 +287,7 @@ mod tests {
     #[test]
     fn contiguous_requests_are_read_together_and_sent_in_order() {
         let mut upload = unchoked();
+        upload.rate.add(Instant::START, 100 << 20);
         for block in 0..20 {
             assert_eq!(upload.enqueue(request(3, block)), Reception::Queued);
         }
