@@ -71,6 +71,39 @@ fn the_extra_bytes_of_a_community_arrive_with_its_peers() {
     assert!(ring.events[0].iter().any(told));
 }
 
+//= spec/overlay.md#52-choosing-the-style-25
+#[test]
+fn an_unknown_address_is_asked_in_the_old_style_and_a_peer_that_reads_the_new_one_in_that() {
+    let mut ring = Ring::new(2);
+    ring.tell(0, address(1));
+    ring.run(seconds(10));
+    let ids: Vec<u8> = ring
+        .sent
+        .iter()
+        .filter(|(from, _, _)| *from == address(0))
+        .filter_map(|(_, _, bytes)| Frame::parse(bytes).ok())
+        .filter(|frame| frame.community == TRUSTCHAIN)
+        .map(|frame| frame.message_id)
+        .collect();
+    assert_eq!(ids.first(), Some(&id::INTRODUCTION_REQUEST));
+    assert!(ids.contains(&id::NEW_INTRODUCTION_REQUEST), "{ids:?}");
+    // Node 1 knows that node 0 reads the new style from the answers to its own requests, and asks so too.
+    assert!(ids.contains(&id::NEW_INTRODUCTION_RESPONSE), "{ids:?}");
+    assert!(ring.nodes[0].refusals().is_empty() && ring.nodes[1].refusals().is_empty());
+}
+
+//= spec/overlay.md#8-packet-size
+#[test]
+fn a_message_that_no_datagram_can_carry_is_not_sent() {
+    let mut ring = Ring::new(1);
+    let now = ring.now;
+    ring.nodes[0].send(now, TRUSTCHAIN, address(1), 1, false, &[0; 65_507 - 31]);
+    ring.nodes[0].send(now, TRUSTCHAIN, address(1), 1, false, &[0; 65_507 - 30]);
+    ring.drain(0);
+    assert_eq!(ring.sent.iter().map(|(_, _, bytes)| bytes.len()).collect::<Vec<_>>(), [65_507]);
+    assert_eq!(ring.nodes[0].refusals().get("message too large for a datagram"), Some(&1));
+}
+
 #[test]
 fn messages_of_a_community_are_carried_with_and_without_a_signature() {
     let mut ring = Ring::new(2);
