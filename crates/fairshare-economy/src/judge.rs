@@ -149,3 +149,170 @@ fn check_amounts(known: u64, sent: u64, down: u64, settlement: &Settlement) -> R
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schedule::{Entry, Grant};
+    use crate::{EconomyConfig, EconomyEvent, EconomyOutput};
+    use fairshare_crypto::{PublicKey, Rng, SecretKey};
+    use fairshare_ledger::{Draft, GENESIS_HASH};
+
+    const MIB: u64 = 1 << 20;
+
+    struct Bench {
+        economy: Economy,
+        payer: SecretKey,
+        me: SecretKey,
+    }
+
+    impl Bench {
+        /// A node that granted 8 MiB at an eighth and 8 MiB at the full price, and sent 10 MiB.
+        fn new() -> Self {
+            let mut rng = Rng::from_seed([1; 32]);
+            let (me, payer) = (SecretKey::generate(&mut rng), SecretKey::generate(&mut rng));
+            let mut economy =
+                Economy::new(EconomyConfig::default(), me.public(), vec![], vec![], rng, Now::default());
+            let peer = economy.peers.entry(payer.public()).or_default();
+            peer.give.sent = 10 * MIB;
+            for (number, price) in [(1, 8192), (2, 65_536)] {
+                let grant = Grant { number, price, room: 8 * MIB, own: 8 * MIB };
+                peer.give.schedule.push(Entry { grant, freed: false, pool: false });
+            }
+            Self { economy, payer, me }
+        }
+
+        fn proposal(&self, bandwidth: Bandwidth, to: PublicKey) -> HalfBlock {
+            sign(&self.payer, 1, to, 0, bandwidth)
+        }
+
+        fn judge(&mut self, down: u64, cum: u64, charge: Option<u64>) -> Judgement {
+            let proposal = self.proposal(payment(down, cum, charge), self.me.public());
+            self.economy.judge(Now::default(), &proposal)
+        }
+
+        fn reason(&mut self, down: u64, cum: u64, charge: Option<u64>) -> Option<DeclineReason> {
+            declined(self.judge(down, cum, charge))
+        }
+    }
+
+    fn sign(
+        key: &SecretKey,
+        sequence: u32,
+        to: PublicKey,
+        link_sequence: u32,
+        bandwidth: Bandwidth,
+    ) -> HalfBlock {
+        let draft = Draft {
+            sequence,
+            link_owner: to,
+            link_sequence,
+            previous_hash: GENESIS_HASH,
+            kind: BlockType::BANDWIDTH,
+            transaction: bandwidth.encode(),
+            timestamp_ms: 0,
+        };
+        HalfBlock::sign(key, draft)
+    }
+
+    fn payment(down: u64, cum: u64, charge: Option<u64>) -> Bandwidth {
+        let settlement = Some(Settlement { cum, ctx: [1; 8], charge, via: vec![] });
+        Bandwidth { up: 0, down, total_up: 0, total_down: cum, settlement, fault: None }
+    }
+
+    fn declined(judgement: Judgement) -> Option<DeclineReason> {
+        if let Judgement::Decline(reason) = judgement { Some(reason) } else { None }
+    }
+
+    //= spec/economy.md#3-from-bytes-to-a-transaction
+    #[test]
+    fn each_condition_has_its_reason() {
+        let mut bench = Bench::new();
+        let due = MIB + MIB / 8;
+        assert_eq!(
+            bench.reason(9 * MIB, 8 * MIB, None),
+            Some(DeclineReason::Gap { known: 0, down: 9 * MIB, cum: 8 * MIB })
+        );
+        assert_eq!(bench.reason(1000, 1000, None), Some(DeclineReason::TooSmall { down: 1000 }));
+        let unpaid = 10 * MIB;
+        assert_eq!(
+            bench.reason(11 * MIB, 11 * MIB, None),
+            Some(DeclineReason::NotSent { down: 11 * MIB, unpaid })
+        );
+        assert_eq!(bench.reason(10 * MIB + 256 * 1024, 10 * MIB + 256 * 1024, None), None, "the tolerance");
+        let mut bench = Bench::new();
+        let wrong = DeclineReason::Charge { charge: due, due: 2 * MIB };
+        assert_eq!(bench.reason(9 * MIB, 9 * MIB, Some(due)), Some(wrong));
+        assert_eq!(bench.reason(9 * MIB, 9 * MIB, Some(2 * MIB)), None);
+    }
+
+    #[test]
+    fn forms_that_pay_nothing_are_declined() {
+        let mut bench = Bench::new();
+        let (me, good) = (bench.me.public(), payment(MIB, MIB, None));
+        let third = SecretKey::generate(&mut Rng::from_seed([8; 32])).public();
+        let via = Settlement { via: vec![(third, 1)], ..good.settlement.clone().expect("direct") };
+        for (bandwidth, to, reason) in [
+            (good.clone(), bench.payer.public(), DeclineReason::NotOurs),
+            (Bandwidth { up: 1, ..good.clone() }, me, DeclineReason::Form),
+            (Bandwidth { down: 0, up: 0, ..good.clone() }, me, DeclineReason::Form),
+            (Bandwidth { settlement: None, ..good.clone() }, me, DeclineReason::NotDirect),
+            (
+                Bandwidth { settlement: Some(Settlement { charge: Some(1), ..via }), ..good.clone() },
+                me,
+                DeclineReason::Via,
+            ),
+        ] {
+            let proposal = bench.proposal(bandwidth, to);
+            assert_eq!(declined(bench.economy.judge(Now::default(), &proposal)), Some(reason));
+        }
+        bench.economy.fork_proved(Now::default(), &bench.payer.public());
+        assert_eq!(bench.reason(MIB, MIB, None), Some(DeclineReason::Forker));
+        let stranger = SecretKey::generate(&mut Rng::from_seed([9; 32]));
+        let proposal = sign(&stranger, 1, me, 0, good);
+        let nothing = DeclineReason::NotSent { down: MIB, unpaid: 0 };
+        assert_eq!(declined(bench.economy.judge(Now::default(), &proposal)), Some(nothing));
+    }
+
+    #[test]
+    fn a_settlement_is_signed_once_and_again_only_if_it_is_the_same() {
+        let mut bench = Bench::new();
+        assert_eq!(bench.reason(MIB, MIB, Some(MIB / 8)), None);
+        assert_eq!(bench.reason(MIB, MIB, Some(MIB / 8)), None, "the ledger could not sign and asks again");
+        let other = bench.proposal(payment(MIB, MIB, None), bench.me.public());
+        let duplicate = DeclineReason::Duplicate { known: MIB, cum: MIB };
+        assert_eq!(declined(bench.economy.judge(Now::default(), &other)), Some(duplicate));
+    }
+
+    //= spec/blocks.md#3-rules-per-type
+    #[test]
+    fn a_pair_counts_once() {
+        let mut bench = Bench::new();
+        let me = bench.me.public();
+        let proposal = bench.proposal(payment(MIB, MIB, Some(MIB / 8)), me);
+        let again = sign(&bench.payer, 2, me, 0, payment(MIB, MIB, Some(MIB / 8)));
+        for proposal in [&proposal, &proposal, &again] {
+            let answer = Bandwidth { up: MIB, down: 0, ..payment(MIB, MIB, Some(MIB / 8)) };
+            let agreement = sign(&bench.me, 1, bench.payer.public(), proposal.sequence, answer);
+            bench.economy.paired(Now::default(), proposal, &agreement);
+        }
+        let peer = &bench.economy.peers[&bench.payer.public()];
+        assert_eq!((peer.account.mine.given, peer.account.theirs.charged), (MIB, MIB / 8));
+        assert_eq!((peer.give.paid, peer.give.settled), (MIB, 1));
+        let is_received =
+            |output| matches!(output, EconomyOutput::Event(EconomyEvent::Received { cum: MIB, .. }));
+        assert_eq!(std::iter::from_fn(|| bench.economy.poll()).filter(|o| is_received(o.clone())).count(), 1);
+    }
+
+    //= spec/economy.md#52-price-and-charge
+    #[test]
+    fn bytes_taken_before_the_next_grant_arrived_keep_the_last_price() {
+        let mut bench = Bench::new();
+        let to = 8 * MIB + 100_000;
+        let charge = MIB + 12_500;
+        assert_eq!(bench.reason(to, to, Some(charge)), None);
+        let schedule = &bench.economy.peers[&bench.payer.public()].give.schedule;
+        assert_eq!(schedule.charge(to, to + 10), 10, "from there on the next grant");
+        assert_eq!(schedule.end(), to + 8 * MIB, "whose room is whole");
+    }
+}

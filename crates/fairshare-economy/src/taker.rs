@@ -184,6 +184,13 @@ mod tests {
     }
 
     #[test]
+    fn what_was_signed_before_a_crash_was_taken() {
+        let mut taker = Taker { paid: 5 * MIB, ..Taker::default() };
+        taker.restore(Instant::START, TakenRecord { recv: 3 * MIB, ..TakenRecord::default() });
+        assert_eq!((taker.recv, taker.owed(), taker.unpaid_since), (5 * MIB, 0, None));
+    }
+
+    #[test]
     fn malformed_and_repeated_grants_change_nothing() {
         let mut taker = Taker::default();
         assert!(!taker.grant(grant(1, PRICE_FULL + 1)));

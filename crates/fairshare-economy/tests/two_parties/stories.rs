@@ -158,3 +158,37 @@ fn what_is_owed_after_ten_minutes_is_paid_and_a_little_is_carried_over() {
     world.settle_down();
     assert_eq!(world.account(0).paid_from, if recv - paid >= 64 * KIB { recv } else { paid });
 }
+
+//= spec/economy.md#53-verdict-grant-settlement
+#[test]
+fn nothing_is_sent_beyond_a_written_mark_and_its_step() {
+    let mut world = World::new(7, [config(), config()]);
+    let connection = world.open();
+    world.choke_round(connection, 0);
+    assert_eq!(world.connections[connection].flows[0].limit, 0, "the grant is not written yet");
+    assert_eq!(world.send(connection, 0), 0);
+    world.write(0);
+    for _ in 0..200 {
+        // Everything is acknowledged as accepted and nothing more is written.
+        world.send(connection, 0);
+        while world.deliver(connection, 0) {}
+        world.count(connection, 1);
+        while world.deliver(connection, 1) {}
+        world.pass(Duration::from_millis(200));
+    }
+    assert_eq!(world.connections[connection].flows[0].sent, 4 * MIB);
+    // The process dies. Whatever was sent counts as used.
+    world.crash(0);
+    let hold = world.account(0).account.theirs.h_own;
+    assert_eq!(hold, charge_of(4 * MIB, PRICE_IDLE));
+    while world.write(0) {}
+    // The peer pays what it verified; that settles the doubt.
+    world.verify(connection, 1, 4 * MIB, 0);
+    while world.deliver(connection, 0) {}
+    world.settle_down();
+    world.close(connection, 1);
+    world.settle_down();
+    assert_eq!(world.account(0).paid_from, 4 * MIB);
+    assert_eq!(world.account(0).account.theirs.h_own, 0);
+    assert_eq!(world.parties[0].declined, vec![]);
+}
