@@ -15,8 +15,9 @@ use world::{ANYWHERE, config, start};
 
 const PIECE_LEN: u32 = 1 << 18;
 /// What may be open between two friends at a crash: a window, its unverified part, and what lies in buffers.
-const UNSETTLED_MAX: u64 = 12 << 20;
-const PATIENCE: Duration = Duration::from_secs(60);
+const UNSETTLED_MAX: u64 = 24 << 20;
+/// A provider gives a taker that crashed a minute to remember what it owes, and serves it again then.
+const PATIENCE: Duration = Duration::from_secs(150);
 
 /// A folder with a seeder's file, two identities, and the torrent.
 struct World {
@@ -143,7 +144,7 @@ async fn a_file_moves_and_is_paid_for() {
 async fn killing_either_end_in_the_middle_costs_no_piece_and_no_payment() {
     let world = World::new(96 << 20).await;
     let mut seeder = world.seeder().await;
-    for share in [10, 40, 70] {
+    for share in [20, 60] {
         let taker = world.taker(&seeder).await;
         world.reaches(&taker, share).await;
         taker.kill().await;
@@ -159,7 +160,7 @@ async fn killing_either_end_in_the_middle_costs_no_piece_and_no_payment() {
     let taker = world.taker(&seeder).await;
     assert_eq!(totals(&taker).await, (length, 0, up), "both ends agree");
     // A crash costs the provider what was served and not settled yet, and the taker what was under way.
-    let slack = 4 * UNSETTLED_MAX;
+    let slack = 2 * UNSETTLED_MAX;
     assert!(((96 << 20) - slack..(96 << 20) + slack).contains(&up), "{up}");
     taker.kill().await;
     for name in ["seeder", "taker"] {
