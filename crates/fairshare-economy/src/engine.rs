@@ -291,7 +291,7 @@ impl Economy {
             paid_to: take.paid,
             confirmed_to: take.confirmed,
             paid_from: give.paid,
-            window: give.window(now),
+            window: give.window(now, self.is_friend(key)),
             lost: give.losses.sum(now.unix_ms),
             sessions: peer.sessions.len(),
             friend: self.is_friend(key),

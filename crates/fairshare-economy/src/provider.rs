@@ -200,15 +200,16 @@ impl Provider {
         self.verified.saturating_sub(self.paid)
     }
 
-    /// What the peer may leave unpaid.
-    pub(crate) fn window(&self, now: Now) -> u64 {
+    /// What the peer may leave unpaid. Disagreement does not shrink a friend's window.
+    pub(crate) fn window(&self, now: Now, friend: bool) -> u64 {
         let settled = self.settled.saturating_sub(self.window_base);
-        window(settled, self.rate.sum(now.mono, 20), self.losses.sum(now.unix_ms), self.sent)
+        let lost = if friend { 0 } else { self.losses.sum(now.unix_ms) };
+        window(settled, self.rate.sum(now.mono, 20), lost, self.sent)
     }
 
-    /// Whether too much was sent to it and never acknowledged.
+    /// Whether so much was sent to it and never acknowledged that it gets nothing.
     pub(crate) fn is_disputed(&self, now: Now) -> bool {
-        self.losses.sum(now.unix_ms) > LOST_MAX
+        self.losses.sum(now.unix_ms) > LOST_MAX || self.window(now, false) == 0
     }
 
     /// What is paid before `proposal`, if another settlement that is being signed counts already.

@@ -487,10 +487,11 @@ impl Economy {
     /// Stops the sending to a peer whose window of unpaid bytes is full, and lets it go on when a quarter is free.
     //= spec/swarm.md#83-counts-and-exposure
     pub(crate) fn check_window(&mut self, now: Now, key: &PublicKey) {
+        let friend = self.is_friend(key);
         let Some(peer) = self.peers.get_mut(key) else { return };
-        let (unpaid, window) = (peer.give.unpaid(), peer.give.window(now));
+        let (unpaid, window) = (peer.give.unpaid(), peer.give.window(now, friend));
         let was_full = peer.give.full_since.is_some();
-        if !was_full && unpaid >= window {
+        if !was_full && unpaid > 0 && unpaid >= window {
             peer.give.full_since = Some(now.mono);
             for id in peer.sessions.clone() {
                 self.rest(now, id, true);

@@ -192,3 +192,29 @@ fn nothing_is_sent_beyond_a_written_mark_and_its_step() {
     assert_eq!(world.account(0).account.theirs.h_own, 0);
     assert_eq!(world.parties[0].declined, vec![]);
 }
+
+//= spec/economy.md#3-from-bytes-to-a-transaction
+#[test]
+fn bytes_that_a_taker_forgot_in_a_crash_do_not_fill_its_window_for_ever() {
+    let mut world = World::new(8, [config(), config()]);
+    let connection = world.open();
+    world.take(connection, 1, 8 * MIB);
+    // Two lumps are verified and counted, and the process dies before it wrote that down.
+    world.send(connection, 0);
+    world.send(connection, 0);
+    while world.deliver(connection, 0) {}
+    world.verify(connection, 1, u64::MAX, 0);
+    world.count(connection, 1);
+    while world.deliver(connection, 1) {}
+    world.crash(1);
+    assert!(world.parties[1].forgotten > 256 * KIB, "{}", world.parties[1].forgotten);
+    world.settle_down();
+    world.open();
+    world.settle_down();
+    let owed = world.account(0).verified - world.account(0).paid_from;
+    assert!(owed >= world.parties[1].forgotten, "{owed}");
+    world.pass(Duration::from_secs(61));
+    let account = world.account(0);
+    assert!(account.verified - account.paid_from < 64 * KIB, "what will never be paid is written off");
+    assert!(account.lost >= world.parties[1].forgotten, "and remembered as lost");
+}
