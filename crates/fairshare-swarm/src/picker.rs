@@ -114,6 +114,16 @@ pub(crate) struct Picker {
     requested: usize,
 }
 
+/// Which open pieces a peer may add to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pace {
+    /// Those whose other peers are not much faster, while there are free pieces to begin.
+    Suits,
+    /// All of them: when no new piece can be begun, a slow block is better than none. Without this, pieces that fast
+    /// peers left unfinished would wait for ever once all peers are slow.
+    Any,
+}
+
 impl Picker {
     /// A picker that holds the pieces of `held` and wants all others.
     pub(crate) fn new(geometry: Geometry, mut rng: Rng) -> Self {
@@ -233,7 +243,7 @@ impl Picker {
             self.pick_listed(now, peer, profile, allowed, target, out);
             return;
         }
-        self.pick_open(now, peer, profile, target, out);
+        self.pick_open(now, peer, profile, Pace::Suits, target, out);
         if out.len() < target && self.may_open(peer, profile) {
             self.pick_listed(now, peer, profile, profile.suggested, target, out);
         }
@@ -241,6 +251,9 @@ impl Picker {
             let Some(piece) = self.choose_new(peer, profile) else { break };
             self.open_piece(peer, piece);
             self.take_from(now, peer, profile, piece, target, out);
+        }
+        if out.len() < target {
+            self.pick_open(now, peer, profile, Pace::Any, target, out);
         }
         if out.len() < target && profile.outstanding < ENDGAME_QUEUE {
             self.pick_endgame(peer, profile, target, out);
@@ -425,11 +438,12 @@ impl Picker {
         now: Instant,
         peer: StreamId,
         profile: &Profile<'_>,
+        pace: Pace,
         target: usize,
         out: &mut Vec<BlockIndex>,
     ) {
         let Some(entry) = self.peers.get(&peer) else { return };
-        let has_choice = self.free_pieces(entry) > 0;
+        let has_choice = pace == Pace::Suits && self.free_pieces(entry) > 0;
         let mut candidates = Vec::new();
         for number in &self.partial {
             let Some(piece) = self.open.get(number) else { continue };

@@ -319,6 +319,24 @@ fn open_pieces_are_completed_before_new_ones_and_slow_peers_open_their_own() {
     assert_ne!(out[0].piece, second, "four times slower than the piece's other peer");
 }
 
+//= spec/swarm.md#51-piece-picker
+#[test]
+fn when_no_new_piece_may_be_opened_slow_peers_finish_what_fast_ones_left() {
+    let mut picker = with_seeds(1);
+    let fast = pick(&mut picker, 0, 15);
+    let pieces: BTreeSet<u32> = fast.iter().map(|index| index.piece).collect();
+    for piece in pieces.iter().take(MAX_SOLE_PARTIAL as usize) {
+        let index = BlockIndex { piece: *piece, block: 0 };
+        picker.receive(StreamId(0), index, block(index));
+    }
+    // The peer stops, its requests time out, and it is slow from now on.
+    fast.iter().for_each(|index| picker.release(StreamId(0), *index));
+    let slow = Profile { rate: 0, ..profile(0) };
+    let mut out = Vec::new();
+    picker.pick(Instant::START, StreamId(0), &slow, 1, &mut out);
+    assert_eq!(out.len(), 1, "the blocks that were given up wait for nobody else");
+}
+
 #[test]
 fn a_choking_peer_is_asked_for_its_allowed_pieces_only() {
     let mut picker = with_seeds(1);
