@@ -2,6 +2,7 @@
 //= spec/swarm.md#10-discovery
 
 use crate::addresses::{AddressSource, is_local};
+use crate::candidates::Budget;
 use crate::context::{Context, Purpose};
 use crate::event::SwarmEvent;
 use crate::picker::Picker;
@@ -16,6 +17,13 @@ use std::net::IpAddr;
 const WANTED: u32 = 100;
 /// Bytes said to be missing while the size is not known: anything but 0, which would mean a seed.
 const LEFT_UNKNOWN: u64 = 1;
+
+/// A tracker that was asked.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct AskedTracker {
+    url: String,
+    budget: Budget,
+}
 
 impl Torrent {
     /// Makes the announcements that are due.
@@ -55,7 +63,7 @@ impl Torrent {
             supports_encryption: false,
         };
         let url = request.url(&due.url);
-        self.tracker_urls.insert(due.tracker, due.url.clone());
+        self.trackers_asked.entry(due.tracker).or_default().url.clone_from(&due.url);
         cx.request(self.info_hash, Purpose::Announce { tracker: due.tracker }, Request::HttpGet { url });
     }
 
@@ -78,7 +86,10 @@ impl Torrent {
             Ok(reply) => {
                 self.announcer.answered(now.mono, tracker, &reply);
                 let local_source = self.tracker_is_local(tracker);
-                self.add_addresses(now.mono, &reply.peers, AddressSource::Tracker, local_source);
+                let asked = self.trackers_asked.entry(tracker).or_default();
+                let taken = asked.budget.take(now.mono, reply.peers.len());
+                let peers = reply.peers.get(..taken).unwrap_or_default();
+                self.add_addresses(now.mono, peers, AddressSource::Tracker, local_source);
                 self.tracker_told(cx, tracker, Ok(reply.peers.len()));
             }
             Err(error) => {
@@ -90,14 +101,14 @@ impl Torrent {
     }
 
     fn tracker_told(&self, cx: &mut Context, tracker: TrackerId, result: Result<usize, String>) {
-        let url = self.tracker_urls.get(&tracker).cloned().unwrap_or_default();
+        let url = self.trackers_asked.get(&tracker).map(|asked| asked.url.clone()).unwrap_or_default();
         cx.event(SwarmEvent::TrackerAnswered { torrent: self.info_hash, url, result });
     }
 
     /// Whether the tracker stands on a local network, so that local addresses of it are believed.
     //= spec/swarm.md#109-addresses-from-outside-are-untrusted
     fn tracker_is_local(&self, tracker: TrackerId) -> bool {
-        let url = self.tracker_urls.get(&tracker).map_or("", String::as_str);
+        let url = self.trackers_asked.get(&tracker).map_or("", |asked| asked.url.as_str());
         let authority =
             url.split_once("://").map_or("", |(_, rest)| rest).split(['/', '?']).next().unwrap_or("");
         let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);

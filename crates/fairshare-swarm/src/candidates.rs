@@ -30,6 +30,30 @@ const NO_ROOM_PAUSE: Duration = Duration::from_secs(30);
 /// After so many failures in a row the address is forgotten; the user's are kept.
 const MAX_FAILURES: u32 = 6;
 
+/// Addresses taken from one source per window.
+//= spec/swarm.md#31-hard-limits-against-hostile-peers-all-configurable-these-are-defaults
+const BUDGET: usize = 200;
+const BUDGET_WINDOW: Duration = Duration::from_secs(600);
+
+/// How many addresses one source may still tell.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Budget {
+    since: Instant,
+    used: usize,
+}
+
+impl Budget {
+    /// How many of `wanted` addresses are taken; they are counted.
+    pub(crate) fn take(&mut self, now: Instant, wanted: usize) -> usize {
+        if now.since(self.since) >= BUDGET_WINDOW {
+            *self = Self { since: now, used: 0 };
+        }
+        let taken = wanted.min(BUDGET - self.used);
+        self.used += taken;
+        taken
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Candidate {
     source: AddressSource,
@@ -180,6 +204,16 @@ mod tests {
         candidates.lost(Instant::START, &address(1), Duration::from_secs(1));
         assert_eq!(candidates.due(Instant::START + RECONNECT), None);
         assert_eq!(candidates.due(Instant::START + BACK_OFF), Some(address(1)));
+    }
+
+    //= spec/swarm.md#31-hard-limits-against-hostile-peers-all-configurable-these-are-defaults
+    #[test]
+    fn one_source_tells_two_hundred_addresses_in_ten_minutes() {
+        let mut budget = Budget::default();
+        assert_eq!(budget.take(Instant::START, 150), 150);
+        assert_eq!(budget.take(Instant::START, 150), 50);
+        assert_eq!(budget.take(Instant::START, 1), 0);
+        assert_eq!(budget.take(Instant::START + BUDGET_WINDOW, 1000), 200);
     }
 
     #[test]

@@ -99,6 +99,8 @@ pub(crate) struct Connection {
     pub(crate) metadata_sent: u64,
     /// Payload that was of no use.
     pub(crate) wasted: u64,
+    /// Since when both ends have everything.
+    pub(crate) redundant_since: Option<Instant>,
     /// Since when neither end wants anything of the other.
     pub(crate) idle_since: Option<Instant>,
 }
@@ -140,13 +142,14 @@ impl Connection {
             download: Download::new(now),
             upload: Upload::new(now),
             identity,
-            exchange: Exchange::default(),
+            exchange: Exchange::new(now),
             verdict: None,
             serving: false,
             refused_at: None,
             refused_by: None,
             metadata_sent: 0,
             wasted: 0,
+            redundant_since: None,
             idle_since: None,
         }
     }

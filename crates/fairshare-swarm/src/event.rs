@@ -263,6 +263,9 @@ pub enum CloseReason {
     /// Both ends have everything.
     #[error("neither end needs anything")]
     Redundant,
+    /// Neither end wanted anything for long, and others wait.
+    #[error("neither end wanted anything for minutes")]
+    Idle,
     /// The peer sent nothing although it could.
     #[error("no payload although requested")]
     Stalled,

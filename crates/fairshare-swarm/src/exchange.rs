@@ -1,6 +1,7 @@
 //! Peer exchange of one connection: which addresses the other end was told, and how often it tells us.
 //= spec/swarm.md#4-extension-protocol-bep-10-and-standard-extensions
 
+use crate::candidates::Budget;
 use crate::extension::{MAX_PEX_ENTRIES, Pex, PexFlags, PexPeer};
 use fairshare_wire::Instant;
 use std::collections::BTreeMap;
@@ -13,18 +14,28 @@ const MAX_TOLD: usize = 50;
 const INTERVAL: Duration = Duration::from_secs(60);
 const INTERVAL_MIN: Duration = Duration::from_secs(30);
 
+/// The first message waits this long: when a swarm begins, peers come within a second or two, and the next message
+/// may only follow a minute later.
+const FIRST_AFTER: Duration = Duration::from_secs(2);
+
 /// Peer exchange with one peer.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Exchange {
     told: BTreeMap<SocketAddr, PexFlags>,
-    told_at: Option<Instant>,
+    next_at: Instant,
     heard_at: Option<Instant>,
+    budget: Budget,
 }
 
 impl Exchange {
+    /// Nothing told yet.
+    pub(crate) fn new(now: Instant) -> Self {
+        Self { told: BTreeMap::new(), next_at: now + FIRST_AFTER, heard_at: None, budget: Budget::default() }
+    }
+
     /// Whether it is time to tell something.
     pub(crate) fn is_due(&self, now: Instant) -> bool {
-        self.told_at.is_none_or(|at| now.since(at) >= INTERVAL)
+        now >= self.next_at
     }
 
     /// What to tell now, if it is time and anything changed.
@@ -44,18 +55,18 @@ impl Exchange {
         if added.is_empty() && dropped.is_empty() {
             return None;
         }
-        self.told_at = Some(now);
+        self.next_at = now + INTERVAL;
         Some(Pex { added, dropped })
     }
 
-    /// Whether a message of the peer with so many addresses may be taken.
-    pub(crate) fn may_hear(&mut self, now: Instant, entries: usize) -> bool {
+    /// How many of the addresses in a message of the peer are taken; none, if it talks too much.
+    pub(crate) fn hear(&mut self, now: Instant, message: &Pex) -> usize {
         let too_often = self.heard_at.is_some_and(|at| now.since(at) < INTERVAL_MIN);
-        if too_often || entries > MAX_PEX_ENTRIES {
-            return false;
+        if too_often || message.added.len() + message.dropped.len() > MAX_PEX_ENTRIES {
+            return 0;
         }
         self.heard_at = Some(now);
-        true
+        self.budget.take(now, message.added.len())
     }
 }
 
@@ -74,24 +85,30 @@ mod tests {
     //= spec/swarm.md#4-extension-protocol-bep-10-and-standard-extensions
     #[test]
     fn changes_are_told_once_a_minute_fifty_at_a_time() {
-        let mut exchange = Exchange::default();
-        assert_eq!(exchange.change(at(0), &BTreeMap::new()), None);
+        let mut exchange = Exchange::new(at(0));
         let mut current: BTreeMap<_, _> = (1..=60).map(|port| (address(port), PexFlags::REACHABLE)).collect();
-        assert_eq!(exchange.change(at(0), &current).map(|change| change.added.len()), Some(50));
-        assert_eq!(exchange.change(at(59), &current), None);
+        assert_eq!(exchange.change(at(1), &current), None);
+        assert_eq!(exchange.change(at(2), &BTreeMap::new()), None);
+        assert_eq!(exchange.change(at(3), &current).map(|change| change.added.len()), Some(50));
+        assert_eq!(exchange.change(at(62), &current), None);
         current.remove(&address(1));
-        let change = exchange.change(at(60), &current).expect("changes");
+        let change = exchange.change(at(63), &current).expect("changes");
         assert_eq!((change.added.len(), change.dropped), (10, vec![address(1)]));
-        assert_eq!(exchange.change(at(120), &current), None);
+        assert_eq!(exchange.change(at(123), &current), None);
     }
 
     //= spec/swarm.md#4-extension-protocol-bep-10-and-standard-extensions
     #[test]
     fn talkative_peers_are_ignored() {
-        let mut exchange = Exchange::default();
-        assert!(!exchange.may_hear(at(0), 201));
-        assert!(exchange.may_hear(at(0), 200));
-        assert!(!exchange.may_hear(at(29), 1));
-        assert!(exchange.may_hear(at(30), 1));
+        let mut exchange = Exchange::new(at(0));
+        let message = |count: u16| {
+            let added =
+                (0..count).map(|port| PexPeer { address: address(port), flags: PexFlags(0) }).collect();
+            Pex { added, dropped: Vec::new() }
+        };
+        assert_eq!(exchange.hear(at(0), &message(201)), 0);
+        assert_eq!(exchange.hear(at(0), &message(150)), 150);
+        assert_eq!(exchange.hear(at(29), &message(1)), 0);
+        assert_eq!(exchange.hear(at(30), &message(150)), 50, "the rest of what one source may tell");
     }
 }

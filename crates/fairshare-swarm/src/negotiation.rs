@@ -95,7 +95,6 @@ impl Torrent {
         self.ask_metadata(cx, now.mono);
         if is_first {
             self.begin_identity(cx, now, id);
-            self.tick_exchange(cx, now, id);
         }
     }
 
@@ -301,13 +300,12 @@ impl Torrent {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         // A message that cannot be read is ignored like one that comes too often: it is only a hint.
         let Ok(message) = Pex::parse(payload) else { return };
-        if self.private
-            || !connection.exchange.may_hear(now.mono, message.added.len() + message.dropped.len())
-        {
+        if self.private {
             return;
         }
+        let taken = connection.exchange.hear(now.mono, &message);
         let local_source = is_local(connection.address.ip());
-        let addresses: Vec<SocketAddr> = message.added.iter().map(|peer| peer.address).collect();
+        let addresses: Vec<SocketAddr> = message.added.iter().take(taken).map(|peer| peer.address).collect();
         self.add_addresses(now.mono, &addresses, AddressSource::Exchange, local_source);
     }
 

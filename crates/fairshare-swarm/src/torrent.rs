@@ -3,6 +3,7 @@
 //! each, as further `impl` blocks.
 
 use crate::addresses::{AddressSource, ban_name};
+use crate::announcing::AskedTracker;
 use crate::candidates::Candidates;
 use crate::choker::Choker;
 use crate::config::{AddTorrent, Source};
@@ -41,6 +42,10 @@ const BAN: Duration = Duration::from_secs(24 * 3600);
 /// Two ends that both only upload part after this.
 //= spec/swarm.md#4-extension-protocol-bep-10-and-standard-extensions
 const REDUNDANT: Duration = Duration::from_secs(10);
+/// In a full torrent a peer idle for this long may be replaced, at most one per interval.
+//= spec/swarm.md#55-peer-selection-for-connecting
+const IDLE: Duration = Duration::from_secs(300);
+const REPLACE_INTERVAL: Duration = Duration::from_secs(60);
 /// A peer whose proof of identity failed is not asked for one again so soon.
 //= spec/swarm.md#82-handshake-3-messages-initiator-i--side-that-opened-the-connection-responder-r
 const FAILED_PROOF: Duration = Duration::from_secs(3600);
@@ -83,8 +88,8 @@ pub(crate) struct Torrent {
     pub(crate) announcer: Announcer,
     /// Names us at trackers when our address changes.
     pub(crate) tracker_key: u32,
-    /// Addresses of the trackers that were asked.
-    pub(crate) tracker_urls: BTreeMap<TrackerId, String>,
+    /// The trackers that were asked.
+    pub(crate) trackers_asked: BTreeMap<TrackerId, AskedTracker>,
     pub(crate) choker: Choker,
     pub(crate) rounds: Rounds,
     pub(crate) saving: Saving,
@@ -95,6 +100,8 @@ pub(crate) struct Torrent {
     banned_keys: TimedSet<PublicKey>,
     /// Peers whose proof of identity failed: legacy peers when they come again.
     pub(crate) failed_proofs: TimedSet<(IpAddr, PeerId)>,
+    /// When an idle peer was last replaced.
+    replaced_at: Instant,
     /// Totals of connections that are gone.
     pub(crate) past: Totals,
     /// Unverified bytes as last added to the engine's sum.
@@ -139,7 +146,7 @@ impl Torrent {
             candidates: Candidates::default(),
             announcer: Announcer::new(&trackers, cx.config.announce_to_all && !private, announce_rng),
             tracker_key: rng.fork("tracker key").next_u64() as u32,
-            tracker_urls: BTreeMap::new(),
+            trackers_asked: BTreeMap::new(),
             choker: Choker::new(cx.config.slots, cx.config.legacy_share, rng.fork("choker")),
             rounds: Rounds::new(now.mono),
             saving: Saving::new(now.mono),
@@ -149,6 +156,7 @@ impl Torrent {
             banned_addresses: TimedSet::new(BAN, MAX_REMEMBERED),
             banned_keys: TimedSet::new(BAN, MAX_REMEMBERED),
             failed_proofs: TimedSet::new(FAILED_PROOF, MAX_REMEMBERED),
+            replaced_at: now.mono,
             past: Totals::default(),
             accounted: 0,
         };
@@ -347,6 +355,7 @@ impl Torrent {
         for id in ids {
             self.tick_connection(cx, now, id);
         }
+        self.replace_idle(cx, now);
         self.tick_metadata(cx, now);
         self.tick_rounds(cx, now);
         self.tick_saving(cx, now);
@@ -379,11 +388,34 @@ impl Torrent {
         let peer_is_seed = self.picker.as_ref().is_some_and(|picker| picker.is_seed(id));
         let Some(connection) = self.connections.get_mut(&id) else { return false };
         if !complete || !(peer_is_seed || connection.is_upload_only()) {
-            connection.idle_since = None;
+            connection.redundant_since = None;
             return false;
         }
-        let since = *connection.idle_since.get_or_insert(now);
+        let since = *connection.redundant_since.get_or_insert(now);
         now.since(since) >= REDUNDANT
+    }
+
+    /// In a full torrent, parts from the peer that was idle the longest, once a minute, to meet another.
+    //= spec/swarm.md#55-peer-selection-for-connecting
+    fn replace_idle(&mut self, cx: &mut Context, now: Now) {
+        for connection in self.connections.values_mut() {
+            if connection.download.interested || connection.upload.interested {
+                connection.idle_since = None;
+            } else {
+                connection.idle_since.get_or_insert(now.mono);
+            }
+        }
+        let full = self.connections.len() >= cx.config.max_connections_per_torrent;
+        if !full || now.mono.since(self.replaced_at) < REPLACE_INTERVAL {
+            return;
+        }
+        let idle = self.connections.values().filter_map(|peer| Some((peer.idle_since?, peer.id)));
+        if let Some((since, id)) = idle.min()
+            && now.mono.since(since) >= IDLE
+        {
+            self.replaced_at = now.mono;
+            self.close(cx, now, id, CloseReason::Idle);
+        }
     }
 
     /// Brings the engine's sum of unverified bytes up to date.
