@@ -156,6 +156,7 @@ impl Schedule {
         let beyond = to.saturating_sub(self.end_of(fit.known));
         if let Some(entry) = fit.known.checked_sub(1).and_then(|last| self.entries.get_mut(last)) {
             entry.grant.room = entry.grant.room.saturating_add(beyond);
+            entry.grant.own = entry.grant.own.max(charge_of(entry.grant.room, entry.grant.price));
         }
     }
 
@@ -261,6 +262,8 @@ mod tests {
         assert_eq!(provider.fit(0, 1100, 1100, 256), Some(Fit { known: 2 }), "full price is always right");
         provider.extend(Fit { known: 1 }, 1100);
         assert_eq!(provider.charge(1100, 1110), 10);
+        let first = provider.entries().next().expect("two grants").grant;
+        assert_eq!((first.room, first.own), (1100, 138), "it can be told again");
     }
 
     proptest! {
