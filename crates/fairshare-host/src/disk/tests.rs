@@ -200,6 +200,9 @@ fn neighbouring_reads_come_back_each_with_its_own_bytes() {
         (1, 0, 100),
         (3, 0, 9000),
         (3, 9000, 7384),
+        (5, 0, 10),
+        (5, 100, 10),
+        (5, 100, 10),
         (6, 0, 1),
     ];
     let requests =

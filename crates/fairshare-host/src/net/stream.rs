@@ -307,13 +307,17 @@ mod tests {
 
     #[tokio::test]
     async fn what_was_written_before_a_close_arrives_although_the_peer_keeps_sending() {
-        let (mut connection, mut theirs, _inbox) = pair().await;
-        theirs.write_all(&[1; 4096]).await.expect("open");
-        connection.write(Bytes::from("last words"));
+        let (mut connection, theirs, _inbox) = pair().await;
+        let (mut hearing, mut talking) = theirs.into_split();
+        let talk = tokio::spawn(async move { while talking.write_all(&[1; 65_536]).await.is_ok() {} });
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        connection.write(Bytes::from(vec![2; 1 << 20]));
         connection.close();
+        tokio::time::sleep(Duration::from_millis(50)).await;
         let mut heard = Vec::new();
-        theirs.read_to_end(&mut heard).await.expect("an orderly end, no reset");
-        assert_eq!(heard, b"last words");
+        hearing.read_to_end(&mut heard).await.expect("an orderly end, no reset");
+        assert_eq!(heard.len(), 1 << 20);
+        talk.abort();
     }
 
     #[tokio::test]
