@@ -136,6 +136,36 @@ mod tests {
         assert_eq!((mib(ki.mine.claim()), mib(ki.theirs.claim()), mib(ji.theirs.claim())), (16, -8, 198));
     }
 
+    //= spec/economy.md#5-who-may-take-the-admission-policy-receipts
+    #[test]
+    fn a_real_byte_earns_three_and_costs_its_price() {
+        let pair = PairAccount::default().settle_given(8 * MIB, MIB, 0).expect("small");
+        assert_eq!((mib(pair.mine.claim()), mib(pair.theirs.claim())), (24, -1));
+        let pair = pair.settle_taken(MIB, MIB, 0).expect("small");
+        assert_eq!((mib(pair.mine.claim()), mib(pair.theirs.claim())), (23, 2));
+    }
+
+    //= spec/economy.md#51-pair-accounts
+    #[test]
+    fn every_field_but_the_alumni_moves_the_claim() {
+        let one = Account {
+            given: 1,
+            bought: 1 << 4,
+            charged: 1 << 20,
+            by_via: 1 << 16,
+            spent: 1 << 8,
+            passed: 1 << 9,
+            alumni_used: 1 << 40,
+            h_own: 1 << 10,
+            h_spent: 1 << 11,
+            h_passed: 1 << 12,
+            h_alumni: 1 << 41,
+            frozen: 1 << 13,
+        };
+        let used = (1 << 8) + (1 << 9) + (1 << 10) + (1 << 11) + (1 << 12) + (1 << 13);
+        assert_eq!(one.claim(), 3 + 16 - ((1 << 20) - (1 << 16)) - used);
+    }
+
     #[test]
     fn an_event_that_would_overflow_changes_nothing() {
         let full =

@@ -233,6 +233,7 @@ impl Provider {
     /// The peer had time to settle what it owes from before the pause. What may have been taken before our crash
     /// and was not paid was not taken; what it acknowledged and lost in a crash of its own will never be paid.
     /// Of the latter no more than a carry-over is forgiven, to those who have paid before; and it counts as lost.
+    /// A friend is forgiven all of it, as soon as it is back: it dies as often as it likes.
     //= spec/economy.md#3-from-bytes-to-a-transaction
     pub(crate) fn reckon(&mut self, now: Now, friend: bool) {
         self.undoubt();

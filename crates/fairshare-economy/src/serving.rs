@@ -40,13 +40,15 @@ const POOL_SHARE_MAX: u64 = 256 << 10;
 impl Economy {
     /// A connection with `key` was verified.
     pub fn session_opened(&mut self, now: Now, id: SessionId, key: PublicKey, address: IpAddr) {
-        let ctx = self.rng.bytes();
+        let (ctx, friend) = (self.rng.bytes(), self.is_friend(&key));
         let peer = self.peers.entry(key).or_default();
         if peer.sessions.is_empty() {
             peer.take.ctx = ctx;
             peer.give.begin();
-            if peer.give.is_reckoning_due() {
-                self.timers.set(Timer::Reckoning(key), now.mono + RECKONING);
+            if friend {
+                peer.give.reckon(now, true);
+            } else if peer.give.is_reckoning_due() {
+                self.timers.set_if_none(Timer::Reckoning(key), now.mono + RECKONING);
             }
         }
         peer.sessions.insert(id);
@@ -81,7 +83,6 @@ impl Economy {
         peer.refresh_hold();
         if last {
             self.timers.cancel(Timer::Unpaid(key));
-            self.timers.cancel(Timer::Reckoning(key));
         }
         if last && peer.is_blank() {
             self.peers.remove(&key);
@@ -530,9 +531,8 @@ impl Economy {
 
     /// A returned peer had its time to settle old bytes.
     pub(crate) fn reckon(&mut self, now: Now, key: &PublicKey) {
-        let friend = self.is_friend(key);
         let Some(peer) = self.peers.get_mut(key) else { return };
-        peer.give.reckon(now, friend);
+        peer.give.reckon(now, false);
         peer.refresh_hold();
         self.journal(now, key);
         self.check_window(now, key);

@@ -218,3 +218,28 @@ fn bytes_that_a_taker_forgot_in_a_crash_do_not_fill_its_window_for_ever() {
     assert!(account.verified - account.paid_from < 64 * KIB, "what will never be paid is written off");
     assert!(account.lost >= world.parties[1].forgotten, "and remembered as lost");
 }
+
+#[test]
+fn a_friend_may_die_every_few_seconds_and_still_gets_everything() {
+    let mut world = World::new(9, [config(), config()]);
+    for party in 0..2 {
+        let friend = world.key(1 - party);
+        world.parties[party].config.friends.insert(friend);
+        world.crash(party);
+    }
+    for life in 0..60 {
+        let connection = world.open();
+        assert!(world.take(connection, 1, 3 * MIB) >= 3 * MIB, "life {life}");
+        for _ in 0..4 {
+            world.send(connection, 0);
+        }
+        while world.deliver(connection, 0) {}
+        world.verify(connection, 1, u64::MAX, 0);
+        world.count(connection, 1);
+        while world.deliver(connection, 1) {}
+        world.crash(if life % 3 == 2 { 0 } else { 1 });
+        world.settle_down();
+    }
+    assert!(world.parties[1].forgotten > 16 * MIB, "{}", world.parties[1].forgotten);
+    assert_eq!(world.parties[0].declined, vec![]);
+}
