@@ -154,6 +154,14 @@ impl Torrent {
         } else if self.saving.finish {
             self.save(cx);
         }
+        self.save_if_stopped(cx);
+    }
+
+    /// Pieces that were still being stored when the torrent was stopped are recorded too: no tick comes any more.
+    pub(crate) fn save_if_stopped(&mut self, cx: &mut Context) {
+        if self.phase == Phase::Paused && self.saving.changed {
+            self.save(cx);
+        }
     }
 
     pub(crate) fn tick_saving(&mut self, cx: &mut Context, now: Now) {

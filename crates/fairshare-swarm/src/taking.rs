@@ -123,6 +123,7 @@ impl Torrent {
     fn piece_verified(&mut self, cx: &mut Context, now: Now, piece: u32, shares: &[(StreamId, u64)]) {
         cx.event(SwarmEvent::PieceVerified { torrent: self.info_hash, piece });
         self.saving.changed();
+        self.save_if_stopped(cx);
         for (id, bytes) in shares {
             let Some(dealing) = self.connections.get_mut(id).and_then(|peer| peer.dealing_mut()) else {
                 continue;

@@ -62,6 +62,10 @@ pub(crate) struct TestNode {
     pub(crate) closed: BTreeSet<StreamId>,
     /// Bytes per second that leave the node at the most.
     pub(crate) line: Option<u64>,
+    /// Connections that the engine asked for.
+    pub(crate) dialled: usize,
+    /// The process is gone without a word: what comes for it is lost.
+    frozen: bool,
     /// Changes payload before it leaves.
     pub(crate) corrupts: bool,
     next_stream: u64,
@@ -77,6 +81,20 @@ enum Happening {
     Drained { node: usize, id: StreamId, len: usize },
     Closed { node: usize, id: StreamId },
     Completed { node: usize, ticket: u64, completion: Completion },
+}
+
+impl Happening {
+    /// The node it happens to.
+    const fn node(&self) -> usize {
+        match self {
+            Self::Timer(node)
+            | Self::Connected { from: node, .. }
+            | Self::Data { node, .. }
+            | Self::Drained { node, .. }
+            | Self::Closed { node, .. }
+            | Self::Completed { node, .. } => *node,
+        }
+    }
 }
 
 /// The world.
@@ -133,6 +151,8 @@ impl World {
             closed: BTreeSet::new(),
             line: None,
             line_free: Instant::START,
+            dialled: 0,
+            frozen: false,
             corrupts: false,
             next_stream: 1,
             timer: None,
@@ -244,6 +264,11 @@ impl World {
         }
     }
 
+    /// The process of a node is gone, and nobody at the other ends is told.
+    pub(crate) fn freeze(&mut self, node: usize) {
+        self.nodes[node].frozen = true;
+    }
+
     fn step(&mut self, end: Instant) -> bool {
         let Some(((at, sequence), _)) = self.heap.first_key_value() else { return false };
         let key = (*at, *sequence);
@@ -260,6 +285,9 @@ impl World {
 
     fn happen(&mut self, happening: Happening) {
         let now = self.now;
+        if self.nodes[happening.node()].frozen {
+            return;
+        }
         match happening {
             Happening::Timer(node) => {
                 self.nodes[node].timer = None;
@@ -310,6 +338,7 @@ impl World {
         while let Some(output) = self.nodes[node].swarm.poll() {
             match output {
                 SwarmOutput::Connect(id, to) => {
+                    self.nodes[node].dialled += 1;
                     self.after(self.latency, Happening::Connected { from: node, id, to });
                 }
                 SwarmOutput::Write(id, bytes) => self.write(node, id, bytes),
