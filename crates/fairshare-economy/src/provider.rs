@@ -309,7 +309,8 @@ impl Provider {
         self.verified += found;
         self.doubtful = self.doubtful.saturating_sub(found);
         self.unresolved = self.unresolved.saturating_sub(found);
-        self.unresolved_before = self.unresolved_before.min(self.unresolved);
+        // The oldest are paid first.
+        self.unresolved_before = self.unresolved_before.saturating_sub(found).min(self.unresolved);
         self.losses.found(found);
     }
 }
