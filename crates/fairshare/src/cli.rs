@@ -48,6 +48,8 @@ pub(crate) enum Command {
     /// The configuration with the source of each value
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Run complete nodes on a virtual network with faults; one seed gives one digest
+    Sim(Sim),
     /// Bare engine for comparison with other clients: no identity, no overlay
     #[command(subcommand)]
     BtBench(BtBench),
@@ -75,6 +77,7 @@ impl Command {
             Self::Chain(Chain::Verify(args)) => args.client.json,
             Self::Chain(Chain::Propose(args)) => args.client.json,
             Self::Config(ConfigCommand::Show(args) | ConfigCommand::Check(args)) => args.json,
+            Self::Sim(args) => args.json,
             Self::BtBench(_) => false,
         }
     }
@@ -335,6 +338,22 @@ pub(crate) struct ConfigArgs {
     /// Configuration file [default: DIR/config.toml]
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
+    /// Print one JSON value
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Sim {
+    /// The seed of the first world
+    #[arg(long, value_name = "S", default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// So many worlds, with the seeds that follow
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) worlds: u64,
+    /// After a failure show what happened from this virtual second on
+    #[arg(long, value_name = "T", default_value_t = 0)]
+    pub(crate) from: u64,
     /// Print one JSON value
     #[arg(long)]
     pub(crate) json: bool,

@@ -17,6 +17,7 @@ mod process;
 mod run;
 mod shelf;
 mod show;
+mod sim;
 mod standing;
 mod transaction;
 mod wanted;
@@ -65,6 +66,7 @@ fn dispatch(command: &Command) -> Outcome {
         Command::Chain(command) => commands::chain(command),
         Command::Peers(command) => commands::peers(command),
         Command::Config(command) => commands::config(command),
+        Command::Sim(args) => sim::run(args),
         Command::BtBench(command) => bench::run(command),
     }
 }
