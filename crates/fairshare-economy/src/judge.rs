@@ -121,8 +121,11 @@ impl Economy {
         let fit = fit.filter(|_| charge <= down).ok_or(DeclineReason::Charge { charge, due })?;
         peer.account.settle_given(down, charge, 0).map_err(|_| DeclineReason::Overflow)?;
 
-        peer.give.schedule.extend(fit, to);
         peer.give.signing = Some((to, proposal.hash()));
+        if !peer.give.schedule.extend(fit, to) {
+            // Everything that this changes follows from the pair.
+            return Ok(Vec::new());
+        }
         let (record, _) = peer.give.record(now, !peer.sessions.is_empty());
         Ok(vec![RecordKey::Given(proposal.owner).record(record.encode())])
     }

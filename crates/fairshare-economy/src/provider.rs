@@ -25,8 +25,9 @@ const BAD_CLOSES_MAX: u8 = 2;
 /// A write of the pair's record that is under way, and what will be durable after it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Journaling {
-    pub(crate) number: u32,
-    pub(crate) mark: u64,
+    number: u32,
+    mark: u64,
+    open: bool,
 }
 
 /// The provider's side of a direction.
@@ -64,6 +65,8 @@ pub(crate) struct Provider {
     /// What of the record is on disk.
     pub(crate) durable_number: u32,
     pub(crate) durable_mark: u64,
+    /// The record on disk says that sessions are open, so that a crash is seen as one.
+    durable_open: bool,
     pub(crate) journaling: Option<Journaling>,
     /// The record changed since the write under way.
     pub(crate) journal_again: bool,
@@ -91,7 +94,8 @@ impl Provider {
         self.unresolved = record.unresolved;
         self.doubtful =
             if record.open { self.schedule.end().saturating_sub(self.verified) } else { record.doubtful };
-        self.sent = record.sent.saturating_add(if record.open { self.doubtful } else { 0 });
+        let more = if record.open { self.schedule.end().saturating_sub(record.used) } else { 0 };
+        self.sent = record.sent.saturating_add(more);
         self.losses = record.losses;
         self.window_base = record.window_base;
         self.bad_closes = record.bad_closes;
@@ -108,6 +112,7 @@ impl Provider {
             verified: self.verified,
             unresolved: self.unresolved,
             doubtful: self.doubtful,
+            used: self.used(),
             mark,
             window_base: self.window_base,
             bad_closes: self.bad_closes,
@@ -115,7 +120,7 @@ impl Provider {
             losses: self.losses.clone(),
             schedule: self.schedule.clone(),
         };
-        (record, Journaling { number: self.number, mark })
+        (record, Journaling { number: self.number, mark, open })
     }
 
     /// A write of the record begins.
@@ -132,12 +137,17 @@ impl Provider {
         if let Some(journaling) = self.journaling.take() {
             self.durable_number = self.durable_number.max(journaling.number);
             self.durable_mark = self.durable_mark.max(journaling.mark);
+            self.durable_open = journaling.open;
         }
     }
 
     /// Whether a further mark should be written now.
     pub(crate) fn is_mark_due(&self) -> bool {
-        self.journaling.is_none() && self.used() >= self.mark_due
+        match self.journaling {
+            None => !self.durable_open || self.used() >= self.mark_due,
+            // The end of the last session is being written, and the next has begun.
+            Some(journaling) => !journaling.open && !self.journal_again,
+        }
     }
 
     fn ahead(&self, now: Instant) -> u64 {
@@ -157,6 +167,9 @@ impl Provider {
 
     /// How far may be sent: within durable grants and the durable mark.
     pub(crate) fn reach(&self) -> u64 {
+        if !self.durable_open {
+            return 0;
+        }
         let granted = self.schedule.end_of_number(self.durable_number);
         granted.min(self.durable_mark.saturating_add(MARK_STEP))
     }
@@ -260,6 +273,7 @@ impl Provider {
             }
         }
         if last {
+            self.durable_open = false;
             self.rate = RateMeter::default();
             self.full_since = None;
             self.dunned = false;

@@ -66,7 +66,9 @@ pub(crate) struct GivenRecord {
     pub(crate) unresolved: u64,
     /// Perhaps taken before a crash.
     pub(crate) doubtful: u64,
-    /// Bytes used of the schedule may be this many, and [`crate::provider::MARK_STEP`] more.
+    /// Bytes used of the schedule.
+    pub(crate) used: u64,
+    /// By now they may be this many, and [`crate::provider::MARK_STEP`] more.
     pub(crate) mark: u64,
     /// Payments at the time the window was last set back.
     pub(crate) window_base: u64,
@@ -82,7 +84,7 @@ impl GivenRecord {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Writer::new();
         out.u8(VERSION).u8(u8::from(self.open)).u64(self.sent).u64(self.verified);
-        out.u64(self.unresolved).u64(self.doubtful).u64(self.mark);
+        out.u64(self.unresolved).u64(self.doubtful).u64(self.used).u64(self.mark);
         out.u64(self.window_base).u8(self.bad_closes).u32(self.number);
         out.u8(u8::try_from(self.losses.days().len()).expect("at most 30 days"));
         for (day, bytes) in self.losses.days() {
@@ -96,7 +98,8 @@ impl GivenRecord {
         let mut input = versioned(bytes)?;
         let open = input.u8()? != 0;
         let (sent, verified) = (input.u64()?, input.u64()?);
-        let (unresolved, doubtful, mark) = (input.u64()?, input.u64()?, input.u64()?);
+        let (unresolved, doubtful) = (input.u64()?, input.u64()?);
+        let (used, mark) = (input.u64()?, input.u64()?);
         let (window_base, bad_closes, number) = (input.u64()?, input.u8()?, input.u32()?);
         let days: Result<VecDeque<_>, ReadError> =
             (0..input.u8()?).map(|_| Ok((input.u64()?, input.u64()?))).collect();
@@ -109,6 +112,7 @@ impl GivenRecord {
             verified,
             unresolved,
             doubtful,
+            used,
             mark,
             window_base,
             bad_closes,
@@ -232,17 +236,17 @@ mod tests {
     proptest! {
         #[test]
         fn records_survive_their_bytes(
-            numbers in any::<(u64, u64, u64, u64, u64, u64, u8, u32)>(),
+            numbers in any::<(u64, u64, u64, u64, u64, u64, u64, u8, u32)>(),
             grants in prop::collection::vec(any::<(u32, u64, u64, bool, bool)>(), 0..20),
             days in prop::collection::vec(any::<(u64, u64)>(), 0..30),
             drawn in prop::collection::vec((any::<IpAddr>(), any::<(u64, u64)>()), 0..20),
         ) {
-            let (sent, verified, unresolved, doubtful, mark, window_base, bad_closes, number) = numbers;
+            let (sent, verified, unresolved, doubtful, used, mark, window_base, bad_closes, number) = numbers;
             let (losses, schedule) = (Losses::restore(days.into()), schedule(grants));
             let taken = TakenRecord { recv: sent, schedule: schedule.clone() };
             let open = sent % 2 == 0;
             let given = GivenRecord {
-                open, sent, verified, unresolved, doubtful, mark, window_base, bad_closes, number, losses, schedule,
+                open, sent, verified, unresolved, doubtful, used, mark, window_base, bad_closes, number, losses, schedule,
             };
             prop_assert_eq!(GivenRecord::decode(&given.encode()), Ok(given));
             prop_assert_eq!(TakenRecord::decode(&taken.encode()), Ok(taken));

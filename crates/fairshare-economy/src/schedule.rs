@@ -151,13 +151,14 @@ impl Schedule {
     }
 
     /// Records that a settlement up to `to` was made under the grants of `fit`: what it took behind them belongs to
-    /// the last of them.
-    pub(crate) fn extend(&mut self, fit: Fit, to: u64) {
+    /// the last of them. Answers whether that moved a later grant.
+    pub(crate) fn extend(&mut self, fit: Fit, to: u64) -> bool {
         let beyond = to.saturating_sub(self.end_of(fit.known));
         if let Some(entry) = fit.known.checked_sub(1).and_then(|last| self.entries.get_mut(last)) {
             entry.grant.room = entry.grant.room.saturating_add(beyond);
             entry.grant.own = entry.grant.own.max(charge_of(entry.grant.room, entry.grant.price));
         }
+        beyond > 0 && fit.known < self.entries.len()
     }
 
     /// Everything before `paid` is paid: forgets grants that nothing depends on any more. A grant stays until a byte

@@ -371,6 +371,7 @@ impl Economy {
 
     /// Divides what the line has for strangers now among those who wait for it, each in its turn.
     pub(crate) fn share_pool(&mut self, now: Now) {
+        self.let_out_of_the_pool(now);
         let standing = self.meter.standing_recently(now.mono);
         let mut available = self.pool_rate.available(now.mono, self.meter.capacity(), standing);
         let mut waiting: Vec<(PublicKey, SessionId, u64)> =
@@ -398,6 +399,21 @@ impl Economy {
         }
         if left_over {
             self.timers.set_if_none(Timer::Pool, now.mono + POOL_TICK);
+        }
+    }
+
+    /// Who has given enough to be served by its own claim is a stranger no more: what is left of its first grant does
+    /// not wait for the strangers' share of the line.
+    fn let_out_of_the_pool(&mut self, now: Now) {
+        let price = self.price();
+        let has_standing = |key: &&PublicKey| {
+            let claim = self.peers.get(key).map_or(0, |peer| peer.account.theirs.claim());
+            room_of(u64::try_from(claim.max(0)).unwrap_or(u64::MAX), price) >= ROOM_MIN
+        };
+        let leaving: Vec<PublicKey> = self.pool_peers.iter().filter(has_standing).copied().collect();
+        for key in leaving {
+            self.pool_peers.remove(&key);
+            self.allow(now, &key);
         }
     }
 
