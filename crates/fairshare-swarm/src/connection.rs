@@ -87,6 +87,8 @@ pub(crate) struct Connection {
     pub(crate) upload: Upload,
     pub(crate) identity: Identity,
     pub(crate) exchange: Exchange,
+    /// When the peer last became interested and was considered for a slot outside of the rounds.
+    pub(crate) looked_at: Option<Instant>,
     /// The economy's newest answer about this peer.
     pub(crate) verdict: Option<Verdict>,
     /// Whether the choker chose this peer; it is unchoked when a grant is there.
@@ -143,6 +145,7 @@ impl Connection {
             upload: Upload::new(now),
             identity,
             exchange: Exchange::new(now),
+            looked_at: None,
             verdict: None,
             serving: false,
             refused_at: None,

@@ -9,11 +9,17 @@ use crate::tracker::TrackerId;
 use fairshare_crypto::{PublicKey, Rng};
 use fairshare_wire::Instant;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::IpAddr;
 use std::time::Duration;
 
 /// Blocks held in memory or asked for, whose pieces are not verified: beyond this nothing is requested.
 //= spec/swarm.md#31-hard-limits-against-hostile-peers-all-configurable-these-are-defaults
 pub(crate) const MAX_UNVERIFIED_BYTES: u64 = 256 << 20;
+
+/// Proofs of identity begun per second with peers of one /24 or /48; each costs us signatures. The number of networks
+/// counted at once is bounded by the number of connections.
+//= spec/swarm.md#82-handshake-3-messages-initiator-i--side-that-opened-the-connection-responder-r
+const MAX_PROOFS: u32 = 20;
 
 /// What a request was made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +57,7 @@ pub(crate) struct Context {
     next_ticket: u64,
     next_stream: u64,
     dials: DialRate,
+    proofs: ProofRate,
 }
 
 impl Context {
@@ -70,6 +77,7 @@ impl Context {
             tickets: BTreeMap::new(),
             next_ticket: 0,
             next_stream: 0,
+            proofs: ProofRate::default(),
         }
     }
 
@@ -109,9 +117,32 @@ impl Context {
         StreamId(self.next_stream)
     }
 
+    /// Whether one more proof of identity may be begun with a peer of this network; counts it.
+    pub(crate) fn may_prove(&mut self, now: Instant, network: IpAddr) -> bool {
+        self.proofs.take(now, network)
+    }
+
     /// Whether one more connection may be begun in this second; counts it if so.
     pub(crate) fn may_dial(&mut self, now: Instant) -> bool {
         self.dials.take(now)
+    }
+}
+
+/// Proofs of identity begun in the current second, by network.
+#[derive(Clone, Debug, Default)]
+struct ProofRate {
+    since: Instant,
+    begun: BTreeMap<IpAddr, u32>,
+}
+
+impl ProofRate {
+    fn take(&mut self, now: Instant, network: IpAddr) -> bool {
+        if now.since(self.since) >= Duration::from_secs(1) {
+            *self = Self { since: now, begun: BTreeMap::new() };
+        }
+        let begun = self.begun.entry(network).or_default();
+        *begun += 1;
+        *begun <= MAX_PROOFS
     }
 }
 
@@ -131,5 +162,20 @@ impl DialRate {
         let free = self.begun < self.per_second;
         self.begun += u32::from(free);
         free
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    //= spec/swarm.md#82-handshake-3-messages-initiator-i--side-that-opened-the-connection-responder-r
+    #[test]
+    fn one_network_begins_twenty_proofs_a_second() {
+        let mut proofs = ProofRate::default();
+        let [one, other]: [IpAddr; 2] = [[8, 8, 8, 0].into(), [9, 9, 9, 0].into()];
+        assert_eq!((0..40).filter(|_| proofs.take(Instant::START, one)).count(), 20);
+        assert!(proofs.take(Instant::START, other));
+        assert!(proofs.take(Instant::START + Duration::from_secs(1), one));
     }
 }

@@ -1,6 +1,7 @@
 //! Identities on a connection: the proof of both keys, then counts, receipts, grants, refusals and half blocks.
 //= spec/swarm.md#8-identity-extension-fs_identity
 
+use crate::addresses::prefix;
 use crate::connection::{Connection, Greeting};
 use crate::context::Context;
 use crate::dealing::{Dealing, IDENTITY_TIMEOUT, Identity};
@@ -35,6 +36,9 @@ impl Torrent {
             return self.is_legacy(cx, now, id);
         }
         let Some(key) = cx.config.identity.clone() else { return };
+        if !cx.may_prove(now.mono, prefix(connection.address.ip())) {
+            return self.is_legacy(cx, now, id);
+        }
         let (initiator, responder) = if connection.incoming {
             (connection.peer_id, own_peer_id)
         } else {
@@ -164,7 +168,9 @@ impl Torrent {
     ) -> bool {
         let Some(connection) = self.connections.get_mut(&id) else { return false };
         let sent = connection.upload.sent;
-        let Some(dealing) = connection.dealing_mut() else { return false };
+        let Some(dealing) = connection.dealing_mut().filter(|dealing| !dealing.given.is_disputed()) else {
+            return false;
+        };
         match accept(&mut dealing.session, sent) {
             Ok(Totals { accepted, verified, .. }) => {
                 dealing.given.acknowledge(now.mono, accepted);

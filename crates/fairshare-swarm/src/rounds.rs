@@ -56,6 +56,13 @@ impl Torrent {
     pub(crate) fn on_interested(&mut self, cx: &mut Context, now: Now, id: StreamId) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         connection.upload.interested = true;
+        // At once, but not again and again: each look costs the economy work, and a peer can change its mind at
+        // no cost.
+        let recent = connection.looked_at.is_some_and(|at| now.mono.since(at) < EXTRA_GAP);
+        if recent {
+            return self.want_evaluation(cx, now.mono);
+        }
+        connection.looked_at = Some(now.mono);
         self.consider(cx, now, id);
     }
 

@@ -323,6 +323,26 @@ fn a_peer_that_offers_an_identity_and_never_proves_it_waits_fifteen_seconds() {
     drop(again);
 }
 
+#[test]
+fn a_peer_that_changes_its_mind_all_the_time_costs_the_economy_little() {
+    let (mut world, seed, torrent) = seeding();
+    let mut peer = RawPeer::connect(&mut world, seed, torrent.info_hash(), Reserved::OURS);
+    let key = fairshare_crypto::SecretKey::generate(&mut Randomness::from_seed([9; 32]));
+    prove(&mut world, &mut peer, &key);
+    for _ in 0..1000 {
+        peer.send(&mut world, &Message::Interested);
+        peer.send(&mut world, &Message::NotInterested);
+    }
+    let asked = |event: &SwarmEvent| {
+        matches!(event, SwarmEvent::VerdictWanted { .. } | SwarmEvent::GrantWanted { .. })
+    };
+    assert!(world.count(seed, asked) <= 4, "{}", world.count(seed, asked));
+    peer.messages(&mut world);
+    peer.send(&mut world, &Message::Interested);
+    world.run(Duration::from_secs(2));
+    assert!(peer.messages(&mut world).contains(&Message::Unchoke), "still served a second later");
+}
+
 //= spec/swarm.md#31-hard-limits-against-hostile-peers-all-configurable-these-are-defaults
 #[test]
 fn connections_of_one_address_and_waiting_handshakes_are_limited() {
