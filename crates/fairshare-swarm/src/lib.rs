@@ -4,13 +4,22 @@
 //! Floor 2. Codecs and decisions only: no sockets, no disk, no clock, no knowledge of accounts or blocks. The host
 //! moves bytes and answers [`Request`]s.
 //!
-//! ```
-//! use fairshare_swarm::magnet::Magnet;
+//! [`Swarm`] is the engine. Feed it streams, completions and the economy's verbs, then drain [`Swarm::poll`] and come
+//! back at [`Swarm::next_timeout`]:
 //!
-//! let link = "magnet:?xt=urn:btih:aabbccddeeff00112233445566778899aabbccdd&dn=film";
-//! let magnet: Magnet = link.parse()?;
-//! assert_eq!(magnet.name.as_deref(), Some("film"));
-//! # Ok::<(), fairshare_swarm::magnet::MagnetError>(())
+//! ```
+//! use fairshare_crypto::Rng;
+//! use fairshare_swarm::{AddTorrent, Source, Swarm, SwarmConfig, SwarmOutput};
+//! use fairshare_wire::Now;
+//!
+//! let now = Now::default();
+//! let mut swarm = Swarm::new(SwarmConfig::default(), Rng::from_seed([1; 32]), now);
+//! let link = "magnet:?xt=urn:btih:aabbccddeeff00112233445566778899aabbccdd&x.pe=192.0.2.7:6881";
+//! let source = Source::Magnet(link.parse()?);
+//! swarm.add(now, AddTorrent { source, root: "downloads".into(), seed: false, peers: Vec::new() })?;
+//! let Some(SwarmOutput::Connect(_, address)) = swarm.poll() else { panic!("the peer of the link is called") };
+//! assert_eq!(address.to_string(), "192.0.2.7:6881");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
 mod addresses;
