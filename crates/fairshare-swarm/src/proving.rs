@@ -10,7 +10,7 @@ use crate::extension::FS_IDENTITY;
 use crate::giving::reject;
 use crate::identity::{
     Channel, CountFault, Freed, GrantMessage, Handshake, HandshakeError, HelloSecrets, MAX_BLOCK_LEN,
-    Message, Progress, Refusal, Session, Totals,
+    Message, MessageError, Progress, Refusal, Session, Totals,
 };
 use crate::torrent::Torrent;
 use bytes::Bytes;
@@ -61,6 +61,8 @@ impl Torrent {
         let message = match Message::parse(payload) {
             Ok(Some(message)) => message,
             Ok(None) => return,
+            // A newer version than ours is no breach: without a common one the peer is a legacy peer.
+            Err(MessageError::Version(_)) => return self.proof_failed(cx, now, id),
             Err(_) => return self.close(cx, now, id, CloseReason::Protocol("malformed identity message")),
         };
         let Some(connection) = self.connections.get_mut(&id) else { return };

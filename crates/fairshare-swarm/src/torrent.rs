@@ -222,6 +222,10 @@ impl Torrent {
                 Err(_) => self.close(cx, now, id, CloseReason::Protocol("malformed message")),
             }
         }
+        // A flood of requests that must each be answered would grow our memory until the next tick.
+        if self.connections.get(&id).is_some_and(|connection| connection.outbox.is_stuck(now.mono)) {
+            return self.close(cx, now, id, CloseReason::NotDraining);
+        }
         self.refill(cx, now, id);
         self.pump(cx, now, id);
         self.account(cx);

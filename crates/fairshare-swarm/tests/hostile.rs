@@ -173,6 +173,19 @@ fn breaches_of_the_protocol_close_the_connection() {
     }
 }
 
+//= spec/swarm.md#31-hard-limits-against-hostile-peers-all-configurable-these-are-defaults
+#[test]
+fn a_flood_of_requests_that_reads_no_answer_is_cut_off_before_it_fills_memory() {
+    let (mut world, seed, torrent) = seeding();
+    let peer = RawPeer::connect(&mut world, seed, torrent.info_hash(), Reserved::OURS);
+    let flood = request(0, 0, 16_384).to_bytes().repeat(10_000);
+    let rounds = (0..100).take_while(|_| {
+        world.raw_send(peer.node, peer.id, flood.clone());
+        !peer.is_closed(&world)
+    });
+    assert!(rounds.count() < 30, "some 170 kB of rejects a round, 4.25 MiB allowed in all");
+}
+
 //= spec/swarm.md#3-message-framing-and-core-messages
 #[test]
 fn a_silent_peer_is_dropped_and_a_quiet_connection_kept_alive() {
