@@ -117,7 +117,9 @@ impl Economy {
         let charge = settlement.charge.unwrap_or(down);
         let due = peer.give.schedule.charge(from, to);
         let slack = peer.give.slack();
-        let fit = peer.give.schedule.fit(from, to, charge, slack);
+        let [.., a, b, c, d] = settlement.ctx;
+        let known = u32::from_be_bytes([a, b, c, d]);
+        let fit = peer.give.schedule.fit(from, to, charge, known, slack);
         let fit = fit.filter(|_| charge <= down).ok_or(DeclineReason::Charge { charge, due })?;
         peer.account.settle_given(down, charge, 0).map_err(|_| DeclineReason::Overflow)?;
 

@@ -152,11 +152,11 @@ impl Economy {
             self.plan_settlement(now, key);
             return false;
         };
-        if peer.take.ctx == [0; 8] {
+        if peer.take.ctx == [0; 4] {
             // No session since the start: what is owed is from before.
             peer.take.ctx = self.rng.bytes();
         }
-        let settlement = Settlement { cum, ctx: peer.take.ctx, charge, via: Vec::new() };
+        let settlement = Settlement { cum, ctx: peer.take.context(), charge, via: Vec::new() };
         let records = vec![RecordKey::Taken(*key).record(peer.take.record().encode())];
         self.unrecorded.remove(key);
         self.timers.cancel(Timer::Settle(*key));

@@ -70,7 +70,7 @@ pub(crate) struct Provider {
     pub(crate) journaling: Option<Journaling>,
     /// The record changed since the write under way.
     pub(crate) journal_again: bool,
-    /// `used` from which on the next mark is due.
+    /// `sent` from which on the next mark is due.
     mark_due: u64,
     /// `verified` when the first session after a pause opened: what is older and stays unpaid was lost.
     verified_before: u64,
@@ -83,29 +83,30 @@ impl Provider {
     /// Takes up the record of a former run: what was granted counts as used up to the last mark and a step.
     //= spec/economy.md#53-verdict-grant-settlement
     pub(crate) fn restore(&mut self, record: GivenRecord) {
-        let reach = record.mark.saturating_add(MARK_STEP).saturating_add(record.unresolved);
         self.schedule = record.schedule;
-        self.schedule.cut(reach);
+        // After an orderly end every sent byte is in the record. Else as much more was sent as the mark and the
+        // grants allowed; lost bytes may have been granted again.
+        let by_mark = record.mark.saturating_add(MARK_STEP).saturating_sub(record.sent);
+        let by_grants = self.schedule.end().saturating_sub(record.verified);
+        let more = if record.open { by_mark.min(by_grants) } else { 0 };
+        let reach = record.used.saturating_add(more);
+        self.schedule.cut(reach.saturating_add(record.unresolved));
         self.schedule.advance(self.paid);
         self.number = record.number;
         self.durable_number = record.number;
         self.verified = record.verified.max(self.paid);
-        // After an orderly end every sent byte is in the record, and what was not acknowledged was freed.
         self.unresolved = record.unresolved;
-        self.doubtful =
-            if record.open { self.schedule.end().saturating_sub(self.verified) } else { record.doubtful };
-        let more = if record.open { self.schedule.end().saturating_sub(record.used) } else { 0 };
+        self.doubtful = if record.open { reach.saturating_sub(self.verified) } else { record.doubtful };
         self.sent = record.sent.saturating_add(more);
         self.losses = record.losses;
         self.window_base = record.window_base;
         self.bad_closes = record.bad_closes;
         self.durable_mark = record.mark;
-        self.mark_due = record.mark;
     }
 
     /// The record to be written now, and what it promises.
     pub(crate) fn record(&self, now: Now, open: bool) -> (GivenRecord, Journaling) {
-        let mark = self.used().saturating_add(self.ahead(now.mono)).max(self.durable_mark);
+        let mark = self.sent.saturating_add(self.ahead(now.mono)).max(self.durable_mark);
         let record = GivenRecord {
             open,
             sent: self.sent,
@@ -126,7 +127,8 @@ impl Provider {
     /// A write of the record begins.
     pub(crate) fn journal(&mut self, now: Now, open: bool) -> GivenRecord {
         let (record, journaling) = self.record(now, open);
-        self.mark_due = self.used() + (journaling.mark - self.used() + MARK_STEP) / 4;
+        let step = journaling.mark.saturating_sub(self.sent).saturating_add(MARK_STEP);
+        self.mark_due = self.sent.saturating_add(step / 4);
         self.journaling = Some(journaling);
         self.journal_again = false;
         record
@@ -144,7 +146,7 @@ impl Provider {
     /// Whether a further mark should be written now.
     pub(crate) fn is_mark_due(&self) -> bool {
         match self.journaling {
-            None => !self.durable_open || self.used() >= self.mark_due,
+            None => !self.durable_open || self.sent >= self.mark_due,
             // The end of the last session is being written, and the next has begun.
             Some(journaling) => !journaling.open && !self.journal_again,
         }
@@ -165,13 +167,25 @@ impl Provider {
         self.schedule.cut(self.used().saturating_add(self.unresolved))
     }
 
-    /// How far may be sent: within durable grants and the durable mark.
-    pub(crate) fn reach(&self) -> u64 {
-        if !self.durable_open {
-            return 0;
-        }
-        let granted = self.schedule.end_of_number(self.durable_number);
-        granted.min(self.durable_mark.saturating_add(MARK_STEP))
+    /// How much more may be sent by the durable grants.
+    pub(crate) fn granted(&self) -> u64 {
+        self.schedule.end_of_number(self.durable_number).saturating_sub(self.used())
+    }
+
+    /// How much more may be sent by the durable mark.
+    pub(crate) fn marked(&self) -> u64 {
+        let mark = self.durable_mark.saturating_add(MARK_STEP);
+        if self.durable_open { mark.saturating_sub(self.sent) } else { 0 }
+    }
+
+    /// How much more may be sent.
+    pub(crate) fn allowance(&self) -> u64 {
+        self.granted().min(self.marked())
+    }
+
+    /// Whether nothing but the next mark lets the sending go on.
+    pub(crate) fn waits_for_mark(&self) -> bool {
+        self.journaling.is_none() && self.marked() < self.granted() && self.sent > self.durable_mark
     }
 
     /// Granted real bytes that were not sent yet.

@@ -68,7 +68,7 @@ pub(crate) struct GivenRecord {
     pub(crate) doubtful: u64,
     /// Bytes used of the schedule.
     pub(crate) used: u64,
-    /// By now they may be this many, and [`crate::provider::MARK_STEP`] more.
+    /// By now `sent` may be this many, and [`crate::provider::MARK_STEP`] more.
     pub(crate) mark: u64,
     /// Payments at the time the window was last set back.
     pub(crate) window_base: u64,

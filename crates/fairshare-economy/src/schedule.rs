@@ -138,13 +138,17 @@ impl Schedule {
     }
 
     /// How a settlement of `from..to` for `charge` can have come about: with all grants known, or with the newest
-    /// still on their way to a payer who therefore took no more than `slack` bytes behind those it knew.
-    pub(crate) fn fit(&self, from: u64, to: u64, charge: u64, slack: u64) -> Option<Fit> {
+    /// still on their way to a payer who therefore took no more than `slack` bytes behind those it knew. The payer
+    /// says which grant was its newest; what another program writes there may mean nothing, so it only decides
+    /// between equal charges.
+    pub(crate) fn fit(&self, from: u64, to: u64, charge: u64, newest: u32, slack: u64) -> Option<Fit> {
         let all = self.entries.len();
-        let exact = (1..=all).rev().find(|&known| {
-            let plausible = known == all || to <= self.end_of(known).saturating_add(slack);
-            plausible && self.charge_knowing(known, from, to) == charge
-        });
+        let fits = |known: &usize| {
+            let plausible = *known == all || to <= self.end_of(*known).saturating_add(slack);
+            plausible && self.charge_knowing(*known, from, to) == charge
+        };
+        let said = self.entries.iter().position(|entry| entry.grant.number == newest).map(|at| at + 1);
+        let exact = said.filter(fits).or_else(|| (1..=all).rev().find(fits));
         // Who charges himself more than he must harms nobody else; a block without a charge does the same.
         let generous = || (charge >= self.charge(from, to)).then_some(all);
         exact.or_else(generous).map(|known| Fit { known })
@@ -256,15 +260,26 @@ mod tests {
         provider.push(entry(1, 8192, 1000));
         provider.push(entry(2, 65_536, 1000));
         // The payer took 100 bytes more than grant 1 has room for, before grant 2 reached it.
-        assert_eq!(provider.fit(0, 1100, 138, 256), Some(Fit { known: 1 }));
-        assert_eq!(provider.fit(0, 1100, 138, 99), None);
-        assert_eq!(provider.fit(0, 1100, 225, 256), Some(Fit { known: 2 }));
-        assert_eq!(provider.fit(0, 1100, 224, 256), None);
-        assert_eq!(provider.fit(0, 1100, 1100, 256), Some(Fit { known: 2 }), "full price is always right");
+        assert_eq!(provider.fit(0, 1100, 138, 0, 256), Some(Fit { known: 1 }));
+        assert_eq!(provider.fit(0, 1100, 138, 1, 99), None);
+        assert_eq!(provider.fit(0, 1100, 225, 1, 256), Some(Fit { known: 2 }));
+        assert_eq!(provider.fit(0, 1100, 224, 2, 256), None);
+        assert_eq!(provider.fit(0, 1100, 1100, 2, 256), Some(Fit { known: 2 }), "full price is always right");
         provider.extend(Fit { known: 1 }, 1100);
         assert_eq!(provider.charge(1100, 1110), 10);
         let first = provider.entries().next().expect("two grants").grant;
         assert_eq!((first.room, first.own), (1100, 138), "it can be told again");
+    }
+
+    #[test]
+    fn between_equal_charges_the_payer_says_what_it_knew() {
+        let mut provider = Schedule::default();
+        provider.push(entry(1, 8192, 800));
+        provider.push(entry(2, 8192, 800));
+        assert_eq!(provider.fit(0, 1000, 125, 1, 256), Some(Fit { known: 1 }));
+        assert_eq!(provider.fit(0, 1000, 125, 2, 256), Some(Fit { known: 2 }));
+        assert_eq!(provider.fit(0, 1000, 125, 77, 256), Some(Fit { known: 2 }));
+        assert_eq!(provider.fit(0, 1000, 125, 1, 100), Some(Fit { known: 2 }), "not plausible");
     }
 
     proptest! {

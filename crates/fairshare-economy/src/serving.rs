@@ -314,14 +314,13 @@ impl Economy {
 
     /// Allows the served sessions of a peer to send what is granted and marked, each its fair share.
     fn allow(&mut self, now: Now, key: &PublicKey) {
-        if self.pool_peers.contains(key) {
-            self.share_pool(now);
-            return;
-        }
         let Some(peer) = self.peers.get(key) else { return };
-        let reach = peer.give.reach().saturating_sub(peer.give.used());
+        let reach = peer.give.allowance();
         let served = self.served(peer);
-        self.recall(now, peer.give.reach() == peer.give.schedule.end(), &served);
+        self.recall(now, peer.give.room_left() <= reach, &served);
+        if self.pool_peers.contains(key) {
+            return self.share_pool(now);
+        }
         let pledged: u64 = served.iter().filter_map(|id| self.sessions.get(id)).map(Session::left).sum();
         let mut free = reach.saturating_sub(pledged);
         let fair = reach / (served.len() as u64).max(1);
@@ -361,10 +360,7 @@ impl Economy {
         let Some(peer) = self.peers.get(key) else { return };
         let give = &peer.give;
         let dry = || self.served(peer).iter().any(|id| self.sessions.get(id).is_some_and(|s| s.left() < LOW));
-        let stuck = give.reach() < give.schedule.end_of_number(give.durable_number)
-            && give.used() > give.durable_mark
-            && give.journaling.is_none();
-        if give.is_mark_due() || (stuck && dry()) {
+        if give.is_mark_due() || (give.waits_for_mark() && dry()) {
             self.journal(now, key);
         }
     }
@@ -425,7 +421,7 @@ impl Economy {
         }
         let served = self.served(peer);
         let pledged: u64 = served.iter().filter_map(|id| self.sessions.get(id)).map(Session::left).sum();
-        let free = peer.give.reach().saturating_sub(peer.give.used()).saturating_sub(pledged);
+        let free = peer.give.allowance().saturating_sub(pledged);
         let id = served.into_iter().min_by_key(|id| self.sessions.get(id).map_or(u64::MAX, Session::left))?;
         let low = self.sessions.get(&id).is_some_and(|session| session.left() < LOW);
         (low && free > 0).then_some((*key, id, free))

@@ -45,7 +45,7 @@ pub(crate) struct Taker {
     /// At most one settlement is under way, so that they arrive in order.
     pub(crate) unconfirmed: Option<Unconfirmed>,
     /// Names the pair session.
-    pub(crate) ctx: [u8; 8],
+    pub(crate) ctx: [u8; 4],
     /// Pay everything down to the smallest settlement as soon as possible.
     pub(crate) flush: bool,
     /// When the oldest unpaid byte came.
@@ -124,6 +124,14 @@ impl Taker {
         self.unpaid_since = None;
         self.flush = false;
         Some(Due { down, cum, charge })
+    }
+
+    /// `ctx` of a settlement: the pair session, and the newest grant that is known here, so that the provider
+    /// prices by the same grants.
+    //= spec/blocks.md#3-rules-per-type
+    pub(crate) fn context(&self) -> [u8; 8] {
+        let known = self.schedule.last().map_or(0, |last| last.grant.number);
+        (u64::from(u32::from_be_bytes(self.ctx)) << 32 | u64::from(known)).to_be_bytes()
     }
 
     /// The settlement could not be signed: nothing was paid.

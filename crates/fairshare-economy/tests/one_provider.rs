@@ -206,7 +206,7 @@ fn who_never_acknowledges_is_refused_for_a_month() {
     let key = provider.stranger();
     let (verdict, lost) = take_and_run(&mut provider, key, 8 * MIB);
     assert_eq!(reason(verdict), Some(RefusalReason::Dispute));
-    assert!((20 * MIB..40 * MIB).contains(&lost), "{lost}");
+    assert!((20 * MIB..48 * MIB).contains(&lost), "{lost}");
     provider.pass(Duration::from_secs(31 * 86_400));
     let id = provider.open(key, "127.0.0.9");
     assert_eq!(provider.economy.verdict(provider.now, id, 0), Verdict::Pool);
