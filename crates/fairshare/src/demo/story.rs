@@ -24,7 +24,7 @@ const AT_STAKE: u64 = 16 << 20;
 const KILLS_MAX: usize = 20;
 /// The free-rider is refused for good when it gets nothing and this many providers said why, or when it got nothing
 /// for so long that each provider's choker had its round.
-const REFUSING: usize = 5;
+const REFUSING: usize = 3;
 const STUCK: Duration = Duration::from_secs(2);
 const STUCK_MAX: Duration = Duration::from_secs(12);
 /// So long the forker is watched after it was cut off.
