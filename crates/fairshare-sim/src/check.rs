@@ -36,6 +36,8 @@ pub(crate) struct Watch {
 
 /// The smallest payment when everything is settled.
 const SETTLED_MIN: u64 = 64 << 10;
+/// What a crash makes a payer forget at most: it writes down what it took at each MiB and several times a second.
+const FORGOTTEN_MAX: u64 = 1 << 20;
 /// Chains in the tests are shorter.
 const CHAIN_MAX: usize = 100_000;
 
@@ -161,7 +163,11 @@ impl Watch {
 
     /// Every payment between honest machines exists once, with one answer; what was paid was carried; both ends have
     /// the same accounts; and all balances together are nothing.
-    pub(crate) fn check_payments(&mut self, honest: &[(PublicKey, &MemoryStore)]) -> Checked {
+    pub(crate) fn check_payments(
+        &mut self,
+        honest: &[(PublicKey, &MemoryStore)],
+        crashes: &BTreeMap<PublicKey, u64>,
+    ) -> Checked {
         let mut balance = 0i128;
         for (key, durable) in honest {
             let chain = chain_of(key, durable)?;
@@ -174,6 +180,8 @@ impl Watch {
             }
             for (provider, stored) in honest.iter().filter(|(provider, _)| provider != key) {
                 self.check_pair(&chain, (key, provider), stored)?;
+                let forgotten = crashes.get(key).copied().unwrap_or_default() * FORGOTTEN_MAX;
+                self.check_acknowledged(key, provider, forgotten)?;
             }
         }
         if balance != 0 {
@@ -273,6 +281,21 @@ impl Watch {
         match ends.iter().find(|(one, other)| one != other) {
             Some((one, other)) => Err(format!("{pair}: the accounts differ: {one:?} and {other:?}")),
             None => Ok(()),
+        }
+    }
+
+    /// What a payer acknowledged is paid, up to what its crashes made it forget.
+    fn check_acknowledged(&self, payer: &PublicKey, provider: &PublicKey, forgotten: u64) -> Checked {
+        let accounts = self.accounts.get(provider).into_iter().flatten();
+        match accounts.into_iter().find(|account| account.peer == *payer) {
+            Some(account) if account.verified >= account.paid_from + SETTLED_MIN + forgotten => Err(format!(
+                "{} to {}: {} bytes were acknowledged and only {} paid",
+                self.name(payer),
+                self.name(provider),
+                account.verified,
+                account.paid_from
+            )),
+            _ => Ok(()),
         }
     }
 

@@ -235,6 +235,7 @@ impl World {
     fn look_for_payments(&mut self, since: Instant, asked: u32) -> Checked {
         if asked < SETTLE_ROUNDS {
             for machine in 0..self.machines.len() {
+                self.come_to_rest(machine)?;
                 self.ask(machine, Command::SettleAll)?;
             }
             self.phase = Phase::Settling { since, asked: asked + 1 };
@@ -246,6 +247,18 @@ impl World {
             self.phase = Phase::Over;
         } else if self.now.since(since) > SETTLE_WITHIN {
             return Err(format!("not settled after {SETTLE_WITHIN:?}: {}", open.join(", ")));
+        }
+        Ok(())
+    }
+
+    /// Adversaries stop: they never finish, and would take while accounts are compared.
+    fn come_to_rest(&mut self, machine: usize) -> Checked {
+        if self.machines[machine].is_honest() {
+            return Ok(());
+        }
+        for file in self.machines[machine].wants.clone() {
+            let torrent = self.plan.files[file].metainfo.info_hash();
+            self.ask(machine, Command::Pause(torrent))?;
         }
         Ok(())
     }
@@ -282,7 +295,8 @@ impl World {
             .filter(|host| host.signs_honestly())
             .map(|host| (host.public(), &host.durable))
             .collect();
-        self.watch.check_payments(&honest)
+        let crashes = self.machines.iter().map(|host| (host.public(), u64::from(host.incarnation))).collect();
+        self.watch.check_payments(&honest, &crashes)
     }
 
     /// Who never gives takes from each other machine what a stranger may take, and not more.
