@@ -222,9 +222,9 @@ mod tests {
     #[test]
     fn each_promise_of_the_demo_is_a_check_and_a_missing_receipt_is_a_failure() {
         let kept = r#"{"ok":true,"promises":[{"name":"a","ok":true},{"name":"b","ok":true}]}"#;
-        assert_eq!(demo_promises(kept), Counts { passed: 3, failed: 0, skipped: 0 });
+        assert_eq!(demo_promises(kept).to_string(), "3 passed, 0 failed");
         let broken = r#"{"ok":false,"promises":[{"name":"a","ok":false},{"name":"b","ok":true}]}"#;
-        assert_eq!(demo_promises(broken), Counts { passed: 1, failed: 2, skipped: 0 });
+        assert_eq!(demo_promises(broken).to_string(), "1 passed, 2 failed");
         assert_eq!(demo_promises("thread panicked"), Counts::one(false));
         assert_eq!(demo_promises(r#"{"ok":true,"promises":[]}"#), Counts::one(false));
     }
