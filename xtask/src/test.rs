@@ -210,7 +210,7 @@ fn deny(_: &Choice) -> Counts {
         }
         Err(reason) => {
             println!("SKIPPED deny: {reason}");
-            Counts { skipped: 1, ..Counts::default() }
+            Counts::one_skipped()
         }
     }
 }
