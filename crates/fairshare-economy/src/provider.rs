@@ -131,6 +131,8 @@ impl Provider {
         self.mark_due = self.sent.saturating_add(step / 4);
         self.journaling = Some(journaling);
         self.journal_again = false;
+        // From now on the disk may say that no session is open.
+        self.durable_open &= open;
         record
     }
 

@@ -257,6 +257,6 @@ fn storms_move_bytes_and_money() {
         prices.extend(world.parties.iter().flat_map(|party| &party.events).filter_map(price));
         verified += (0..2).map(|party| world.account(party).recv).sum::<u64>();
     }
-    assert!(prices.len() > 2, "{prices:?}");
+    assert!(prices.len() > 1, "{prices:?}");
     assert!(settled > 40 && verified > 100 * MIB, "{settled} payments, {} MiB", verified / MIB);
 }
