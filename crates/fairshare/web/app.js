@@ -72,10 +72,17 @@ function blockRow(one) {
     <td>${one.answered ? "✓ both signed" : "… one signature"}</td></tr>`;
 }
 
+/** What lifts a refusal, in words. @param {any} one */
+function wayBack(one) {
+  if (one.reason === "fraud") return "none: the proof stands";
+  if (one.need_bytes === null) return "";
+  return `receipts for ${bytes(one.need_bytes)}, or giving it ${bytes(one.give_bytes)}`;
+}
+
 /** @param {any} one */
 function refusalRow(one) {
   return html`<tr><td>${clock(one.at)}</td><td>${one.by}</td><td>${one.whom}</td><td>${one.reason}</td>
-    <td class="number">${one.need_bytes === null ? "" : `needs ${bytes(one.need_bytes)} of receipts, or gives ${bytes(one.give_bytes)}`}</td></tr>`;
+    <td>${wayBack(one)}</td></tr>`;
 }
 
 /** @param {any} view */

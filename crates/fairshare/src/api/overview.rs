@@ -126,7 +126,7 @@ impl View {
             format!("{} peers, balance {} tokens", self.peers, show::tokens(self.given - self.taken))
         } else {
             format!(
-                "{nodes} nodes on this machine, all balances together {} tokens",
+                "{nodes} nodes on this machine, all balances together {} tokens, payments under way included",
                 show::tokens(self.given - self.taken)
             )
         };

@@ -56,6 +56,7 @@ pub(crate) async fn trade(stage: &Stage, say: &Narrator) -> Outcome<Vec<Promise>
     say.line(&format!(
         "both signed: {payer} took from {provider} and pays; both halves of the block are on disk"
     ));
+    say.line(&format!("balances move: {}", balances(stage, [&pair.owner, &pair.link_owner]).await?));
     let start = Instant::now();
     let mut done = Vec::new();
     for player in stage.with(Role::Honest) {
@@ -67,6 +68,18 @@ pub(crate) async fn trade(stage: &Stage, say: &Narrator) -> Outcome<Vec<Promise>
     let detail =
         format!("{}, {:.1} s after the first payment", done.join(", "), start.elapsed().as_secs_f64());
     Ok(vec![Promise::new("honest nodes finish", true, detail)])
+}
+
+/// What these nodes gave less what they took, in tokens, by their own newest blocks.
+async fn balances<'a>(stage: &Stage, keys: impl IntoIterator<Item = &'a PublicKey>) -> Outcome<String> {
+    let mut parts = Vec::new();
+    for key in keys {
+        let Some(player) = stage.players.iter().find(|player| player.public_key() == *key) else { continue };
+        let status = player.status().await?;
+        let balance = i128::from(status.total_up) - i128::from(status.total_down);
+        parts.push(format!("{} {}", player.actor.name, show::tokens(balance)));
+    }
+    Ok(parts.join(", "))
 }
 
 async fn first_pair(stage: &Stage) -> Outcome<Option<Arc<HalfBlock>>> {
