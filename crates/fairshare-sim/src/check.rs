@@ -9,6 +9,7 @@ use fairshare_ledger::{
 };
 use fairshare_node::Event;
 use fairshare_overlay::community::TRUSTCHAIN;
+use fairshare_swarm::SwarmEvent;
 use fairshare_wire::{Frame, Instant, Reader};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -32,6 +33,8 @@ pub(crate) struct Watch {
     pub(crate) files: u32,
     payments: u32,
     paid: u64,
+    owed_max: u64,
+    failed_pieces: u32,
 }
 
 /// The smallest payment when everything is settled.
@@ -82,9 +85,13 @@ impl Watch {
     }
 
     /// An event is told: a block that is said to be signed is on the disk.
-    pub(crate) fn event(&self, sender: &PublicKey, durable: &MemoryStore, event: &Event) -> Checked {
+    pub(crate) fn event(&mut self, sender: &PublicKey, durable: &MemoryStore, event: &Event) -> Checked {
         match event {
             Event::Ledger(LedgerEvent::Signed(block)) => self.leaves(sender, durable, block),
+            Event::Swarm(SwarmEvent::PieceFailed { .. }) => {
+                self.failed_pieces += 1;
+                Ok(())
+            }
             Event::Ledger(LedgerEvent::ForkProved(proof)) if self.is_honest(proof.accused()) => {
                 Err(format!("{} holds {} for a forker", self.name(sender), self.name(proof.accused())))
             }
@@ -128,6 +135,11 @@ impl Watch {
     /// Bytes that streams carried from one machine to another.
     pub(crate) fn carried_from(&self, from: usize, to: usize) -> u64 {
         self.carried.get(&(from, to)).copied().unwrap_or_default()
+    }
+
+    /// Somebody owed a provider so much.
+    pub(crate) fn owed(&mut self, bytes: u64) {
+        self.owed_max = self.owed_max.max(bytes);
     }
 
     /// A forker signed twice.
@@ -322,6 +334,8 @@ impl Watch {
             paid_bytes: self.paid,
             carried_bytes: self.carried.values().sum(),
             forks: self.forks.len(),
+            owed_bytes_max: self.owed_max,
+            failed_pieces: self.failed_pieces,
         }
     }
 

@@ -11,6 +11,8 @@ use std::sync::Arc;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Disk {
     contents: BTreeMap<InfoHash, Content>,
+    /// What is read is not what was written.
+    damages_reads: bool,
 }
 
 /// One torrent on disk.
@@ -38,6 +40,11 @@ impl Disk {
         self.contents.insert(metainfo.info_hash(), content);
     }
 
+    /// From now on what is read is not what was written.
+    pub(crate) const fn damage_reads(&mut self) {
+        self.damages_reads = true;
+    }
+
     /// The file of a torrent, once it was completed and synced.
     pub(crate) fn finished(&self, torrent: &InfoHash) -> Option<&[u8]> {
         self.contents.get(torrent).filter(|content| content.finished).map(|content| content.data.as_slice())
@@ -51,8 +58,9 @@ impl Disk {
                 Completion::Stored(self.content(torrent).map(|content| content.store(*piece, blocks)))
             }
             Request::Read { torrent, piece, begin, len } => {
+                let damages = self.damages_reads;
                 let data = self.content(torrent).and_then(|content| content.read(*piece, *begin, *len));
-                Completion::Data(data)
+                Completion::Data(if damages { data.map(|bytes| damaged(&bytes)) } else { data })
             }
             Request::Save { torrent, have, finished } => {
                 Completion::Saved(self.content(torrent).map(|content| content.save(have, *finished)))
@@ -92,6 +100,14 @@ impl Disk {
         let missing = || DiskError::Missing(torrent.to_string());
         self.contents.get_mut(torrent).ok_or_else(missing)
     }
+}
+
+fn damaged(bytes: &Bytes) -> Bytes {
+    let mut damaged = bytes.to_vec();
+    if let Some(first) = damaged.first_mut() {
+        *first ^= 1;
+    }
+    damaged.into()
 }
 
 impl Content {

@@ -25,7 +25,7 @@ mod trace;
 mod tracker;
 mod world;
 
-pub use scenario::{Bug, Scenario};
+pub use scenario::{Adversaries, Adversary, Bug, Scenario};
 
 use std::fmt;
 use thiserror::Error;
@@ -62,6 +62,10 @@ pub struct Report {
     pub carried_bytes: u64,
     /// Forks that were made and proved.
     pub forks: usize,
+    /// The most that one machine owed another when somebody looked.
+    pub owed_bytes_max: u64,
+    /// Pieces that arrived damaged and were dropped.
+    pub failed_pieces: u32,
 }
 
 impl fmt::Display for Report {
@@ -69,7 +73,7 @@ impl fmt::Display for Report {
         write!(
             f,
             "seed {}: digest {:016x}, {} virtual s, {} machines, {} crashes, {} files, {} payments of {} bytes, \
-             {} bytes carried, {} forks proved",
+             {} bytes carried, {} owed at most, {} damaged pieces, {} forks proved",
             self.seed,
             self.digest,
             self.virtual_seconds,
@@ -79,6 +83,8 @@ impl fmt::Display for Report {
             self.payments,
             self.paid_bytes,
             self.carried_bytes,
+            self.owed_bytes_max,
+            self.failed_pieces,
             self.forks
         )
     }

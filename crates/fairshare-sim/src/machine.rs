@@ -2,7 +2,7 @@
 
 use crate::disk::Disk;
 use crate::journal::Journal;
-use crate::scenario::{MachinePlan, Role};
+use crate::scenario::{Adversary, MachinePlan, Role};
 use crate::world::LinkId;
 use fairshare_crypto::{PublicKey, SecretKey};
 use fairshare_ledger::{BlockHash, MemoryStore};
@@ -87,9 +87,13 @@ impl Machine {
         self.role == Role::Honest
     }
 
-    /// Whether its chain is in order: a free-rider's is.
+    pub(crate) fn breaks(&self, rule: Adversary) -> bool {
+        self.role == Role::Breaks(rule)
+    }
+
+    /// Whether its chain is in order and its answers come: a free-rider's are and do.
     pub(crate) fn signs_honestly(&self) -> bool {
-        self.role != Role::Forker
+        !self.breaks(Adversary::Forker) && !self.breaks(Adversary::Defaulter)
     }
 
     /// Its clocks at a time of the world. The monotonic one begins with each start.

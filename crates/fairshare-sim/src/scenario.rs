@@ -18,6 +18,31 @@ pub enum Bug {
     SendBeforePersist,
 }
 
+/// A node with one rule broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Adversary {
+    /// Takes and never gives.
+    FreeRider,
+    /// Signs two blocks with one number.
+    Forker,
+    /// Takes and never pays: none of its own blocks ever leaves.
+    Defaulter,
+    /// Serves damaged pieces.
+    Poisoner,
+}
+
+/// Which adversaries a world has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Adversaries {
+    /// None.
+    None,
+    /// The seed decides.
+    Drawn,
+    /// Just these.
+    These(Vec<Adversary>),
+}
+
 /// The bounds of a world.
 #[derive(Clone, Debug)]
 pub struct Scenario {
@@ -25,8 +50,8 @@ pub struct Scenario {
     pub honest: RangeInclusive<u64>,
     /// Bytes of each file.
     pub file_bytes: RangeInclusive<u64>,
-    /// Whether some worlds have a free-rider or a forker too.
-    pub adversaries: bool,
+    /// Machines of others.
+    pub adversaries: Adversaries,
     /// Whether the network loses, disks are slow, and machines crash.
     pub faults: bool,
     /// A planted defect.
@@ -42,7 +67,7 @@ impl Default for Scenario {
         Self {
             honest: 3..=5,
             file_bytes: 1 << 20..=5 << 20,
-            adversaries: true,
+            adversaries: Adversaries::Drawn,
             faults: true,
             bug: None,
             watch_order: true,
@@ -51,15 +76,13 @@ impl Default for Scenario {
     }
 }
 
-/// What a machine's owner does.
+/// Who owns a machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Role {
-    /// Follows the rules.
+    /// Somebody who follows the rules.
     Honest,
-    /// Takes and never gives.
-    FreeRider,
-    /// Signs two blocks with one number.
-    Forker,
+    /// Somebody who breaks one.
+    Breaks(Adversary),
 }
 
 /// A machine before it runs.
@@ -128,10 +151,7 @@ impl Plan {
         let mut rng = Rng::from_seed(wide(seed)).fork("plan");
         let honest = between(&mut rng, &scenario.honest) as usize;
         let mut roles = vec![Role::Honest; honest];
-        if scenario.adversaries {
-            roles.extend(rng.chance(1, 3).then_some(Role::FreeRider));
-            roles.extend(rng.chance(1, 3).then_some(Role::Forker));
-        }
+        roles.extend(draw_adversaries(&mut rng, &scenario.adversaries).into_iter().map(Role::Breaks));
         let files: Vec<FilePlan> =
             (0..roles.len()).map(|index| draw_file(&mut rng, index, &scenario.file_bytes)).collect();
         let machines: Vec<MachinePlan> = roles
@@ -143,7 +163,7 @@ impl Plan {
         let healed = Instant::START + Duration::from_secs(if scenario.faults { span } else { 0 });
         let faults = if scenario.faults { draw_faults(&mut rng, honest, span) } else { Vec::new() };
         // Where somebody takes and never gives, strangers are kept short, and the others do not count as such.
-        let is_short = roles.contains(&Role::FreeRider);
+        let is_short = roles.contains(&Role::Breaks(Adversary::FreeRider));
         Self {
             machines,
             files,
@@ -170,6 +190,17 @@ pub(crate) fn between(rng: &mut Rng, range: &RangeInclusive<u64>) -> u64 {
 /// Uniform in a range of milliseconds.
 pub(crate) fn millis(rng: &mut Rng, range: RangeInclusive<u64>) -> Duration {
     Duration::from_millis(between(rng, &range))
+}
+
+fn draw_adversaries(rng: &mut Rng, adversaries: &Adversaries) -> Vec<Adversary> {
+    match adversaries {
+        Adversaries::None => Vec::new(),
+        Adversaries::These(these) => these.clone(),
+        Adversaries::Drawn => {
+            let all = [Adversary::FreeRider, Adversary::Forker, Adversary::Defaulter, Adversary::Poisoner];
+            all.into_iter().filter(|_| rng.chance(1, 4)).collect()
+        }
+    }
 }
 
 fn draw_file(rng: &mut Rng, index: usize, sizes: &RangeInclusive<u64>) -> FilePlan {

@@ -1,6 +1,6 @@
 //! Many worlds with faults. `FAIRSHARE_SIM_SEEDS` says how many, `FAIRSHARE_SIM_FROM` with which seed they begin.
 
-use fairshare_sim::{Bug, Failure, Report, Scenario, run};
+use fairshare_sim::{Adversaries, Adversary, Bug, Failure, Report, Scenario, run};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
@@ -71,6 +71,33 @@ fn worlds_without_faults_count_every_byte() {
     let scenario = Scenario { faults: false, ..Scenario::default() };
     if let Err(failures) = run_all(1, 4, &scenario) {
         panic!("{}", failures.iter().map(show).collect::<Vec<_>>().join("\n\n"));
+    }
+}
+
+/// A window of 4 MiB, 4 MiB in flight, and what a count may be late.
+const LOSS_MAX: u64 = 9 << 20;
+
+#[test]
+fn who_never_pays_gets_one_window_and_no_more() {
+    let scenario = Scenario {
+        honest: 2..=2,
+        file_bytes: 24 << 20..=24 << 20,
+        adversaries: Adversaries::These(vec![Adversary::Defaulter]),
+        faults: false,
+        ..Scenario::default()
+    };
+    let report = run(1, scenario).unwrap_or_else(|failure| panic!("{}", show(&failure)));
+    println!("{report}");
+    assert!((4 << 20..LOSS_MAX).contains(&report.owed_bytes_max), "{report}");
+}
+
+#[test]
+fn damaged_pieces_reach_no_file() {
+    let scenario =
+        Scenario { adversaries: Adversaries::These(vec![Adversary::Poisoner; 2]), ..Scenario::default() };
+    match run_all(1, 3, &scenario) {
+        Ok(reports) => assert!(reports.iter().any(|report| report.failed_pieces > 0), "nothing was damaged"),
+        Err(failures) => panic!("{}", failures.iter().map(show).collect::<Vec<_>>().join("\n\n")),
     }
 }
 

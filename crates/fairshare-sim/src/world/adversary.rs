@@ -1,8 +1,9 @@
-//! Nodes with one rule broken. The free-rider is a node that does not upload; the forker's owner signs with the node's
-//! key beside the node.
+//! Nodes with one rule broken. The free-rider is a node that does not upload; the defaulter's store swallows its own
+//! blocks, so that none leaves; the poisoner's disk damages what is read; the forker's owner signs with the node's key
+//! beside the node.
 
 use super::{Checked, Moment, World};
-use crate::scenario::Role;
+use crate::scenario::Adversary;
 use crate::trace::Note;
 use bytes::Bytes;
 use fairshare_crypto::PublicKey;
@@ -59,7 +60,7 @@ impl World {
 
     /// Keys that signed twice.
     pub(super) fn forked(&self) -> Vec<PublicKey> {
-        let forkers = self.machines.iter().filter(|host| host.role == Role::Forker);
+        let forkers = self.machines.iter().filter(|host| host.breaks(Adversary::Forker));
         forkers.map(|host| host.public()).filter(|key| self.watch.fork_of(key).is_some()).collect()
     }
 

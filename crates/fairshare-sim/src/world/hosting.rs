@@ -1,7 +1,7 @@
 //! What a host does for its node: datagrams, streams, the store, disks and pages.
 
 use super::{Checked, Moment, World};
-use crate::scenario::{Bug, Fault, millis};
+use crate::scenario::{Adversary, Bug, Fault, millis};
 use crate::trace::Note;
 use fairshare_ledger::{Batch, BlockHash};
 use fairshare_node::{Event, Input, Output};
@@ -73,20 +73,23 @@ impl World {
         let incarnation = self.machines[machine].incarnation;
         let text = format!("persist {ticket}: {} blocks, urgent {}", batch.blocks.len(), batch.urgent);
         self.note(machine, Note::Text(text));
+        let own = self.own_blocks(machine, &batch);
+        if self.machines[machine].breaks(Adversary::Defaulter) && !own.is_empty() {
+            return;
+        }
         let at = if batch.urgent { self.now } else { self.now + PATIENCE };
+        if !own.is_empty()
+            && let Some(down) = self.machines[machine].crash_at_signing.take()
+        {
+            let at = self.soon(CRASH_WITHIN_MICROS);
+            self.schedule.put(at, Moment::Fault(Fault::Crash { machine, down }));
+        }
         if self.has_bug(Bug::SendBeforePersist) {
-            let own = self.own_blocks(machine, &batch);
             if let Some(node) = &mut self.machines[machine].node {
                 node.store_mut().apply(&batch);
             }
             let moment = Moment::Persisted { machine, incarnation, tickets: vec![ticket], own };
             self.schedule.put(self.now, moment);
-        }
-        if !self.own_blocks(machine, &batch).is_empty()
-            && let Some(down) = self.machines[machine].crash_at_signing.take()
-        {
-            let at = self.soon(CRASH_WITHIN_MICROS);
-            self.schedule.put(at, Moment::Fault(Fault::Crash { machine, down }));
         }
         self.machines[machine].journal.put(ticket, batch);
         self.schedule.put(at, Moment::Flush { machine, incarnation });

@@ -1,7 +1,7 @@
 //! The course of a run: machines start, things go wrong, things heal, everything is finished, settled and checked.
 
 use super::{Checked, Moment, World};
-use crate::scenario::{Fault, Role, millis};
+use crate::scenario::{Adversary, Fault, millis};
 use crate::trace::Note;
 use crate::tracker::ANNOUNCE;
 use fairshare_economy::EconomyConfig;
@@ -41,6 +41,8 @@ const CHARGED_TO_REAL_MAX: u64 = 8;
 /// What is carried between two machines and not charged: handshakes and announcements, and the parts of pieces that a
 /// broken stream leaves behind.
 const OVERHEAD_MAX: u64 = 768 << 10;
+/// What may be under way to one peer: 4 MiB not acknowledged and 16 MiB not verified.
+const UNDER_WAY_MAX: u64 = 20 << 20;
 /// When a forker does what it came for.
 const FORK_AFTER: Duration = Duration::from_secs(12);
 
@@ -51,9 +53,12 @@ impl World {
             let file = &self.plan.files[self.machines[index].made];
             let (metainfo, data) = (file.metainfo.clone(), file.data.clone());
             self.machines[index].disk.place(metainfo, data);
+            if self.machines[index].breaks(Adversary::Poisoner) {
+                self.machines[index].disk.damage_reads();
+            }
             let at = Instant::START + millis(&mut self.rng, 0..=2_000);
             self.schedule.put(at, Moment::Boot(index));
-            if self.machines[index].role == Role::Forker {
+            if self.machines[index].breaks(Adversary::Forker) {
                 self.schedule.put(Instant::START + FORK_AFTER, Moment::Fork { machine: index });
             }
         }
@@ -94,7 +99,7 @@ impl World {
             ledger: LedgerConfig::default(),
             swarm: SwarmConfig {
                 listen_port: lan.port(),
-                allow_upload: host.role != Role::FreeRider,
+                allow_upload: !host.breaks(Adversary::FreeRider),
                 ..SwarmConfig::default()
             },
             economy: EconomyConfig {
@@ -198,12 +203,35 @@ impl World {
 
     /// Looks how far things are, and goes on to the next phase if this one is done.
     pub(super) fn look(&mut self) -> Checked {
+        self.check_exposure()?;
         match self.phase {
             Phase::Faulty | Phase::Over => {}
             Phase::Healed { since } => self.look_for_files(since)?,
             Phase::Settling { since, asked } => self.look_for_payments(since, asked)?,
         }
         self.schedule.put(self.now + LOOK_INTERVAL, Moment::Look);
+        Ok(())
+    }
+
+    /// Nobody owes an honest provider more than its window and what may be under way.
+    //= spec/swarm.md#83-counts-and-exposure
+    fn check_exposure(&mut self) -> Checked {
+        for giver in 0..self.machines.len() {
+            if !self.machines[giver].is_honest() || self.machines[giver].node.is_none() {
+                continue;
+            }
+            let Some(Reply::Accounts(accounts)) = self.ask(giver, Command::Accounts)? else { continue };
+            for account in accounts {
+                let unpaid = account.verified.saturating_sub(account.paid_from);
+                self.watch.owed(unpaid);
+                if unpaid > account.window + UNDER_WAY_MAX {
+                    return Err(format!(
+                        "somebody owes node {giver} {unpaid} bytes, its window is {}",
+                        account.window
+                    ));
+                }
+            }
+        }
         Ok(())
     }
 
@@ -303,7 +331,9 @@ impl World {
     //= spec/economy.md#53-verdict-grant-settlement
     fn check_free_riders(&self) -> Checked {
         let allowed = self.plan.stranger_bytes * CHARGED_TO_REAL_MAX + OVERHEAD_MAX;
-        for taker in (0..self.machines.len()).filter(|index| self.machines[*index].role == Role::FreeRider) {
+        for taker in
+            (0..self.machines.len()).filter(|index| self.machines[*index].breaks(Adversary::FreeRider))
+        {
             for giver in 0..self.machines.len() {
                 let carried = self.watch.carried_from(giver, taker);
                 if carried > allowed {
