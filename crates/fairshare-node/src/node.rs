@@ -337,6 +337,8 @@ impl<S: ChainStore> Node<S> {
             SwarmEvent::RefusedBy { id, refusal } => {
                 self.economy.refused_by(now, session(*id), translate::refusal_from_wire(refusal));
             }
+            // Nothing more will be taken for this torrent: what is owed would wait for the connection to end.
+            SwarmEvent::Finished(_) => self.economy.settle_all(now),
             SwarmEvent::BlockReceived { id, bytes } => return self.block_received(now, *id, bytes),
             _ => {}
         }
@@ -353,6 +355,10 @@ impl<S: ChainStore> Node<S> {
     ) {
         self.sessions.insert(id, key);
         self.economy.session_opened(now, session(id), key, address.ip());
+        if self.ledger.is_forker(&key) {
+            // Proved before this session, or before this run.
+            self.economy.fork_proved(now, &key);
+        }
         if !incoming {
             // Who shares files with us also meets us in the overlay: one port serves both.
             self.overlay.add_address(now, address);
@@ -468,7 +474,9 @@ fn own_pairs<S: ChainStore>(store: &S, me: &PublicKey) -> Result<Vec<Pair>, Stor
     while from <= length {
         for block in store.range(me, from, from.saturating_add(PAGE - 1), PAGE as usize)? {
             if block.is_proposal() {
-                let agreement = store.links_to(me, block.sequence)?.into_iter().next();
+                // Anybody may have linked to this number before it was used; only the one who was asked agrees.
+                let agreements = store.links_to(me, block.sequence)?;
+                let agreement = agreements.into_iter().find(|other| other.owner == block.link_owner);
                 pairs.push((block, agreement));
             } else if let Some(proposal) = store.get(&block.link_owner, block.link_sequence)? {
                 pairs.push((proposal, Some(block)));
@@ -509,5 +517,73 @@ impl<T> Tickets<T> {
 
     fn take(&mut self, ticket: u64) -> Option<T> {
         self.open.remove(&ticket)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fairshare_economy::RefusalReason;
+    use fairshare_ledger::{Draft, ForkKind, ForkProof, GENESIS_HASH, MemoryStore};
+    use std::net::SocketAddrV4;
+
+    fn key(seed: u8) -> SecretKey {
+        SecretKey::generate(&mut Rng::from_seed([seed; 32]))
+    }
+
+    fn node(store: MemoryStore) -> Node<MemoryStore> {
+        let config = NodeConfig {
+            overlay: OverlayConfig::at(SocketAddrV4::new([127, 0, 0, 1].into(), 1)),
+            ledger: LedgerConfig::default(),
+            swarm: SwarmConfig::default(),
+            economy: EconomyConfig::default(),
+        };
+        Node::new(config, key(1), store, [0; 32], Now::default()).expect("memory is readable")
+    }
+
+    fn block(owner: &SecretKey, sequence: u32, link: (PublicKey, u32), timestamp_ms: u64) -> Arc<HalfBlock> {
+        let draft = Draft {
+            sequence,
+            link_owner: link.0,
+            link_sequence: link.1,
+            previous_hash: GENESIS_HASH,
+            kind: BlockType::from("test"),
+            transaction: Bytes::from_static(b"a0d"),
+            timestamp_ms,
+        };
+        Arc::new(HalfBlock::sign(owner, draft))
+    }
+
+    //= spec/economy.md#53-verdict-grant-settlement
+    #[test]
+    fn a_forker_is_refused_after_a_restart_too() {
+        let (forker, other) = (key(2), key(3).public());
+        let halves = [1, 2].map(|time| block(&forker, 1, (other, 0), time));
+        let [one, two] = halves;
+        let proof = ForkProof::new(ForkKind::DoubleSign, one, two).expect("two blocks at one place");
+        let mut store = MemoryStore::new();
+        store.apply(&Batch { proofs: vec![proof], ..Batch::default() });
+        let mut node = node(store);
+        let (id, address) = (StreamId(1), SocketAddr::from(([127, 0, 0, 2], 9)));
+        for (key, refused) in [(other, false), (forker.public(), true)] {
+            node.session_opened(Now::default(), id, key, address, true);
+            let verdict = node.economy.verdict(Now::default(), session(id), 0);
+            let fraud = matches!(verdict, Verdict::Refuse(refusal) if refusal.reason == RefusalReason::Fraud);
+            assert_eq!(fraud, refused);
+        }
+    }
+
+    #[test]
+    fn only_the_one_who_was_asked_agrees() {
+        let (me, payee, stranger) = (key(1), key(2), key(3));
+        let proposal = block(&me, 1, (payee.public(), 0), 1);
+        let forged = block(&stranger, 1, (me.public(), 1), 1);
+        let agreement = block(&payee, 1, (me.public(), 1), 1);
+        let mut store = MemoryStore::new();
+        store.apply(&Batch { blocks: vec![forged, proposal.clone()], ..Batch::default() });
+        let pairs = own_pairs(&store, &me.public());
+        assert_eq!(pairs, Ok(vec![(proposal.clone(), None)]));
+        store.apply(&Batch { blocks: vec![agreement.clone()], ..Batch::default() });
+        assert_eq!(own_pairs(&store, &me.public()), Ok(vec![(proposal, Some(agreement))]));
     }
 }
