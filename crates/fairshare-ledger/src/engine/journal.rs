@@ -26,7 +26,10 @@ const RETRY_WAIT: Duration = Duration::from_secs(5);
 pub(super) struct Journal {
     last_ticket: u64,
     in_flight: BTreeMap<u64, Batch>,
+    /// Failed, to be written again.
     failed: BTreeSet<u64>,
+    /// Failed, and on their way again.
+    again: BTreeSet<u64>,
     group: Batch,
     /// Own blocks that have not left, in order. None leaves before those with lower numbers.
     unreleased: BTreeMap<u32, Unreleased>,
@@ -46,6 +49,7 @@ impl<S: ChainStore> Ledger<S> {
     pub fn persisted(&mut self, now: Now, ticket: u64) {
         let Some(batch) = self.journal.in_flight.remove(&ticket) else { return };
         self.journal.failed.remove(&ticket);
+        self.journal.again.remove(&ticket);
         for block in &batch.blocks {
             self.pending.remove(block);
             let unreleased = self.journal.unreleased.get_mut(&block.sequence);
@@ -66,6 +70,7 @@ impl<S: ChainStore> Ledger<S> {
     /// The host could not write the batch. It gets it again later, unchanged; nothing is signed meanwhile.
     pub fn persist_failed(&mut self, now: Now, ticket: u64, reason: String) {
         if self.journal.in_flight.contains_key(&ticket) {
+            self.journal.again.remove(&ticket);
             self.journal.failed.insert(ticket);
             self.timers.set_earlier(Timer::Retry, now.mono + RETRY_WAIT);
             self.emit(LedgerEvent::PersistFailed { ticket, reason });
@@ -73,25 +78,31 @@ impl<S: ChainStore> Ledger<S> {
     }
 
     pub(super) fn retry_failed(&mut self) {
-        for ticket in &self.journal.failed {
+        let failed = std::mem::take(&mut self.journal.failed);
+        for ticket in &failed {
             if let Some(batch) = self.journal.in_flight.get(ticket) {
                 self.out.push_back(LedgerOutput::Persist { ticket: *ticket, batch: batch.clone() });
             }
         }
+        self.journal.again.extend(failed);
     }
 
-    /// Whether a batch failed and is not written since.
-    pub(super) fn is_stalled(&self) -> bool {
-        !self.journal.failed.is_empty()
+    /// Whether a batch failed and is not written since. Its records are those of the moment when it was made: newer
+    /// ones must not be written before it.
+    pub fn is_stalled(&self) -> bool {
+        !self.journal.failed.is_empty() || !self.journal.again.is_empty()
     }
 
-    /// Writes an own block at once, together with what it answers if that is not on its way yet.
+    /// Writes an own block at once, together with what it answers and what it stands on (own blocks that peers
+    /// brought back), if that is not on its way yet.
     pub(super) fn write_own(&mut self, block: &Arc<HalfBlock>, answer_to: Option<Source>, mut batch: Batch) {
         let link = (block.link_owner, block.link_sequence);
-        let group = &mut self.journal.group.blocks;
-        if let Some(at) = group.iter().position(|waiting| (waiting.owner, waiting.sequence) == link) {
-            batch.blocks.push(group.remove(at));
-        }
+        let group = std::mem::take(&mut self.journal.group.blocks);
+        let (needed, others): (Vec<_>, Vec<_>) = group
+            .into_iter()
+            .partition(|waiting| (waiting.owner, waiting.sequence) == link || waiting.owner == block.owner);
+        self.journal.group.blocks = others;
+        batch.blocks.extend(needed);
         batch.blocks.push(Arc::clone(block));
         batch.urgent = true;
         self.pending.insert(block);
