@@ -391,7 +391,7 @@ impl Peer {
     /// Whether nothing would be lost with this entry: the key connected and neither gave nor took.
     pub(crate) fn is_blank(&self) -> bool {
         let never = self.give.sent == 0 && self.give.number == 0 && self.take.recv == 0;
-        never && self.account == PairAccount::default() && !self.forker && self.seen.is_none()
+        never && self.account == PairAccount::default() && self.seen.is_none()
     }
 
     /// Brings the reservation on the peer's claim up to date.

@@ -102,6 +102,9 @@ impl Economy {
             peer.take.unsettle(now.mono);
             self.timers.set(Timer::Settle(*to), now.mono + PROPOSE_RETRY);
             self.event(EconomyEvent::NotSettled { peer: *to, reason: reason.to_owned() });
+            // The record that should have been written with it was not.
+            self.unrecorded.insert(*to);
+            self.plan_recording(now);
         }
     }
 

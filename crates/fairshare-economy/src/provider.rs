@@ -106,7 +106,8 @@ impl Provider {
 
     /// The record to be written now, and what it promises.
     pub(crate) fn record(&self, now: Now, open: bool) -> (GivenRecord, Journaling) {
-        let mark = self.sent.saturating_add(self.ahead(now.mono)).max(self.durable_mark);
+        let promised = self.journaling.map_or(0, |journaling| journaling.mark).max(self.durable_mark);
+        let mark = self.sent.saturating_add(self.ahead(now.mono)).max(promised);
         let record = GivenRecord {
             open,
             sent: self.sent,

@@ -197,10 +197,11 @@ impl Economy {
         self.check_window(now, &key);
     }
 
-    /// A fork of `key` is proved: it is refused for ever.
+    /// A fork of `key` is proved: it is refused for ever. A key without an account is not remembered, as anybody can
+    /// make up forkers; it is to be told again when it opens a session.
     //= spec/economy.md#53-verdict-grant-settlement
     pub fn fork_proved(&mut self, now: Now, key: &PublicKey) {
-        let peer = self.peers.entry(*key).or_default();
+        let Some(peer) = self.peers.get_mut(key) else { return };
         peer.forker = true;
         let claim = peer.account.theirs.claim();
         for id in peer.sessions.clone() {
