@@ -31,7 +31,8 @@ pub enum Input<'a> {
     Closed(StreamId),
     /// The batch with this ticket is on disk.
     Persisted(u64),
-    /// The batch with this ticket could not be written; nothing of it is on disk.
+    /// The batch with this ticket could not be written; nothing of it is on disk, nor of any batch that the node
+    /// handed out after it and before it heard of the failure: those fail too.
     PersistFailed(u64, String),
     /// The answer to the request with this ticket.
     Completed(u64, Completion),
@@ -209,6 +210,6 @@ pub enum Event {
     PeerFound(PublicKey, SocketAddr),
     /// A peer left the overlay.
     PeerLost(PublicKey),
-    /// The disk did not take a batch: the node signs nothing more until it is started again.
+    /// The disk did not take a batch: the node signs nothing more until it does.
     StoreFailed(String),
 }

@@ -388,6 +388,11 @@ impl<S: ChainStore> Node<S> {
 
     fn on_economy(&mut self, now: Now, output: EconomyOutput) {
         match output {
+            // A batch of the ledger that failed comes again as it was: a newer record that is written before it would
+            // be replaced by an older one.
+            EconomyOutput::Persist { ticket, .. } if self.ledger.is_stalled() => {
+                self.economy.persist_failed(now, ticket);
+            }
             EconomyOutput::Persist { ticket, records } => {
                 let batch = Batch { records, urgent: true, ..Batch::default() };
                 self.persist(Persisting::Economy(ticket), batch);
