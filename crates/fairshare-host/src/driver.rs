@@ -117,7 +117,10 @@ impl Driver {
             Message::Persisted(tickets) => {
                 tickets.into_iter().for_each(|ticket| self.give(Input::Persisted(ticket)));
             }
-            Message::PersistFailed(ticket, reason) => self.give(Input::PersistFailed(ticket, reason)),
+            Message::PersistFailed(ticket, reason) => {
+                self.writer.failure_seen(ticket);
+                self.give(Input::PersistFailed(ticket, reason));
+            }
             Message::Completed(completions) => {
                 for (ticket, completion) in completions {
                     self.give(Input::Completed(ticket, completion));

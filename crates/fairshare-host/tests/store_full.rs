@@ -45,7 +45,7 @@ fn on_a_small_disk(dir: &Path) {
     std::fs::write(&ballast, vec![0; 400_000]).expect("room");
     let (sender, reports) = channel();
     let report = move |report| sender.send(report).expect("the test listens");
-    let (store, writer) = open_store(&ledger_path(dir), &me, report).expect("room");
+    let (store, mut writer) = open_store(&ledger_path(dir), &me, report).expect("room");
     let (mut sequence, mut previous) = (0, GENESIS_HASH);
     let refused = loop {
         let next = batch(&key, sequence + 1, previous);
@@ -68,8 +68,20 @@ fn on_a_small_disk(dir: &Path) {
     };
     holds(&store, sequence);
     std::fs::remove_file(&ballast).expect("ours");
-    writer.write(7, refused);
-    assert_eq!(reports.recv_timeout(PATIENCE), Ok(Report::Persisted(vec![7])));
+    let failed = u64::from(sequence + 1);
+    // Made by somebody who counts on what failed: it must not be there without that.
+    let next = batch(&key, sequence + 2, refused.blocks[0].hash());
+    writer.write(failed + 1, next.clone());
+    let report = reports.recv_timeout(PATIENCE).expect("a report");
+    assert!(matches!(report, Report::Failed { ticket, .. } if ticket == failed + 1), "{report:?}");
+    writer.failure_seen(failed);
+    writer.write(failed + 2, refused.clone());
+    let report = reports.recv_timeout(PATIENCE).expect("a report");
+    assert!(matches!(report, Report::Failed { ticket, .. } if ticket == failed + 2), "{report:?}");
+    holds(&store, sequence);
+    writer.failure_seen(failed + 2);
+    writer.write(failed + 3, refused);
+    assert_eq!(reports.recv_timeout(PATIENCE), Ok(Report::Persisted(vec![failed + 3])));
     holds(&store, sequence + 1);
     writer.abandon();
     drop(store);

@@ -37,14 +37,24 @@ pub enum Report {
 }
 
 enum Job {
-    Write(u64, Box<Batch>),
+    Write(Box<Waiting>),
     /// Write what is waiting, tidy up, end.
     Finish,
 }
 
-/// The writer of one ledger.
+/// A batch that is to be written.
+struct Waiting {
+    ticket: u64,
+    batch: Batch,
+    /// The newest failure that whoever made the batch knew of.
+    failure_seen: u64,
+}
+
+/// The writer of one ledger. Batches are written in order: after one that failed, all fail that were handed in
+/// before [`failure_seen`](Self::failure_seen), so that nothing reaches the disk before what it builds on.
 pub struct StoreWriter {
     queue: Sender<Job>,
+    failure_seen: u64,
     abandoned: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -57,17 +67,24 @@ impl StoreWriter {
     ) -> std::io::Result<Self> {
         let (queue, jobs) = channel();
         let abandoned = Arc::new(AtomicBool::new(false));
-        let work = Work { connection, path: path.to_path_buf(), abandoned: abandoned.clone() };
+        let path = path.to_path_buf();
+        let work = Work { connection, path, abandoned: abandoned.clone(), refused: 0, reason: String::new() };
         let thread = std::thread::Builder::new()
             .name("ledger-writer".to_owned())
             .spawn(move || work.run(&jobs, report))?;
-        Ok(Self { queue, abandoned, thread: Some(thread) })
+        Ok(Self { queue, failure_seen: 0, abandoned, thread: Some(thread) })
     }
 
-    /// Hands in a batch. Its report comes later, in order.
+    /// Hands in a batch. Its report comes later, in order. Tickets rise from 1.
     pub fn write(&self, ticket: u64, batch: Batch) {
         // The thread ends only after `finish` or `abandon`, when nobody waits for reports any more.
-        let _ = self.queue.send(Job::Write(ticket, Box::new(batch)));
+        let waiting = Waiting { ticket, batch, failure_seen: self.failure_seen };
+        let _ = self.queue.send(Job::Write(Box::new(waiting)));
+    }
+
+    /// What is handed in from now on is made by somebody who knows that this batch failed.
+    pub const fn failure_seen(&mut self, ticket: u64) {
+        self.failure_seen = ticket;
     }
 
     /// Writes everything that was handed in, and waits until it is on disk.
@@ -101,17 +118,18 @@ impl Drop for StoreWriter {
     }
 }
 
-type Waiting = Vec<(u64, Batch)>;
-
 struct Work {
     connection: Connection,
     path: PathBuf,
     abandoned: Arc<AtomicBool>,
+    /// The newest batch that failed, and why it did.
+    refused: u64,
+    reason: String,
 }
 
 impl Work {
     fn run(mut self, jobs: &Receiver<Job>, mut report: impl FnMut(Report)) {
-        let mut waiting = Waiting::new();
+        let mut waiting = Vec::new();
         loop {
             let more = gather(jobs, &mut waiting);
             if self.abandoned.load(Ordering::Acquire) {
@@ -126,13 +144,21 @@ impl Work {
         }
     }
 
-    fn commit(&mut self, group: Waiting, report: &mut impl FnMut(Report)) {
+    fn commit(&mut self, waiting: Vec<Waiting>, report: &mut impl FnMut(Report)) {
+        let mut group = Vec::new();
+        for one in waiting {
+            if one.failure_seen < self.refused {
+                self.refuse(one.ticket, report);
+            } else {
+                group.push(one);
+            }
+        }
         if group.is_empty() {
             return;
         }
         match self.write_group(&group) {
-            Ok(()) => report(Report::Persisted(group.into_iter().map(|(ticket, _)| ticket).collect())),
-            // One bad batch must not take the others of its group down.
+            Ok(()) => report(Report::Persisted(group.into_iter().map(|one| one.ticket).collect())),
+            // A bad batch must not take down those before it in its group.
             Err(_) if group.len() > 1 => {
                 for one in group {
                     if self.abandoned.load(Ordering::Acquire) {
@@ -142,18 +168,23 @@ impl Work {
                 }
             }
             Err(error) => {
-                let reason = self.explain(&error);
-                for (ticket, _) in group {
-                    report(Report::Failed { ticket, reason: reason.clone() });
+                self.reason = self.explain(&error);
+                for one in group {
+                    self.refuse(one.ticket, report);
                 }
             }
         }
     }
 
-    fn write_group(&mut self, group: &[(u64, Batch)]) -> rusqlite::Result<()> {
+    fn refuse(&mut self, ticket: u64, report: &mut impl FnMut(Report)) {
+        self.refused = ticket;
+        report(Report::Failed { ticket, reason: self.reason.clone() });
+    }
+
+    fn write_group(&mut self, group: &[Waiting]) -> rusqlite::Result<()> {
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        for (_, batch) in group {
-            apply(&transaction, batch)?;
+        for one in group {
+            apply(&transaction, &one.batch)?;
         }
         transaction.commit()
     }
@@ -169,7 +200,7 @@ impl Work {
 }
 
 /// Waits for batches until it is time to write. `false` if these were the last.
-fn gather(jobs: &Receiver<Job>, waiting: &mut Waiting) -> bool {
+fn gather(jobs: &Receiver<Job>, waiting: &mut Vec<Waiting>) -> bool {
     let Ok(first) = jobs.recv() else { return false };
     let deadline = Instant::now() + PATIENCE;
     let mut next = Some(first);
@@ -178,10 +209,10 @@ fn gather(jobs: &Receiver<Job>, waiting: &mut Waiting) -> bool {
     loop {
         match next {
             Some(Job::Finish) => return false,
-            Some(Job::Write(ticket, batch)) => {
-                blocks += batch.blocks.len();
-                urgent |= batch.urgent;
-                waiting.push((ticket, *batch));
+            Some(Job::Write(one)) => {
+                blocks += one.batch.blocks.len();
+                urgent |= one.batch.urgent;
+                waiting.push(*one);
             }
             None => return true,
         }
