@@ -49,6 +49,8 @@ struct Seen {
     refusals: VecDeque<Met>,
     /// Providers that refuse now, by torrent.
     refusing: BTreeMap<(InfoHash, PublicKey), Refusal>,
+    /// Peers of the overlay, which is what bounds them.
+    peers: BTreeSet<PublicKey>,
 }
 
 /// The node is not running.
@@ -84,7 +86,9 @@ impl Face {
         let (face, log) = (self.clone(), log.clone());
         tokio::spawn(async move {
             while let Some(event) = events.next().await {
-                face.note(&event);
+                if !face.note(&event) {
+                    continue;
+                }
                 if let Some((kind, data)) = news::of(&event) {
                     log.push(now_ms(), kind, &face.name, data);
                 }
@@ -99,6 +103,7 @@ impl Face {
         let mut seen = self.lock();
         seen.sessions.clear();
         seen.refusing.clear();
+        seen.peers.clear();
         node
     }
 
@@ -137,8 +142,20 @@ impl Face {
         of.map(|((_, provider), refusal)| (*provider, *refusal)).collect()
     }
 
-    fn note(&self, event: &Event) {
-        let Event::Swarm(event) = event else { return };
+    /// Remembers what the event tells; says whether it is news. A peer is found with each of its introductions.
+    fn note(&self, event: &Event) -> bool {
+        match event {
+            Event::PeerFound(key, _) => return self.lock().peers.insert(*key),
+            Event::PeerLost(key) => {
+                self.lock().peers.remove(key);
+            }
+            Event::Swarm(event) => self.note_swarm(event),
+            _ => {}
+        }
+        true
+    }
+
+    fn note_swarm(&self, event: &SwarmEvent) {
         let mut seen = self.lock();
         match event {
             SwarmEvent::SessionOpened { id, key, torrent, .. } => {

@@ -9,6 +9,8 @@ use std::fmt;
 /// Transactions of ours are not longer.
 //= spec/blocks.md#1-common-rules
 const ENCODED_MAX: usize = 4096;
+/// Whole numbers outside do not fit the 64 bits of the JSON reader, which rounds them: from -2^63 to 2^64, without.
+const EXACT: (f64, f64) = (-9_223_372_036_854_775_808.0, 18_446_744_073_709_551_616.0);
 
 /// The encoded form of a JSON object.
 pub(crate) fn encode_json(text: &str) -> Outcome<Vec<u8>> {
@@ -61,7 +63,11 @@ impl<'de> Visitor<'de> for Json {
         Ok(Value::from(number))
     }
 
-    fn visit_f64<E>(self, number: f64) -> Result<Value, E> {
+    fn visit_f64<E: serde::de::Error>(self, number: f64) -> Result<Value, E> {
+        if number <= EXACT.0 || number >= EXACT.1 {
+            // The reader gives a longer whole number as a float: what is signed would not be what was typed.
+            return Err(E::custom("a number beyond 64 bits cannot be told exactly; give it as text"));
+        }
         Ok(Value::Float(Float(number)))
     }
 
@@ -102,7 +108,8 @@ mod tests {
 
     #[test]
     fn what_no_block_can_hold_is_bad_use() {
-        for text in ["5", "[1]", "{", "{\"a\":1,\"a\":2}", ""] {
+        let (above, below) = ("{\"a\":18446744073709551616}", "{\"a\":-9223372036854775809}");
+        for text in ["5", "[1]", "{", "{\"a\":1,\"a\":2}", "", above, below] {
             assert_eq!(encode_json(text).expect_err(text).code, "transaction");
         }
         let long = format!("{{\"a\": \"{}\"}}", "x".repeat(5_000));

@@ -143,6 +143,9 @@ fn every_list_answers_and_every_mistake_is_a_problem() {
     assert_eq!(world.get(&format!("/api/v1/downloads/{}", "00".repeat(20))).code(), "not-found");
     assert_eq!(world.get("/api/v1/chain/zz").code(), "key");
     assert_eq!(world.get("/api/v1/node?node=nobody").code(), "not-found");
+    assert_eq!(world.get("/api/v1/tokens/history?limit=x").code(), "request");
+    assert_eq!(world.get("/api/v1/chain/me/x/linked").code(), "request");
+    assert_eq!(world.send("DELETE", "/api/v1/node", &json!({})).code(), "method");
     for body in [
         json!({}),
         json!({ "magnet": "x" }),

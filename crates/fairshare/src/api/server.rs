@@ -7,10 +7,11 @@ use crate::api::{chain, downloads, metrics, node, overview, page, tokens};
 use crate::face::{Down, Face};
 use crate::failure::{Failure, Outcome};
 use axum::Router;
+use axum::body::to_bytes;
 use axum::extract::{DefaultBodyLimit, Query, State};
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware;
-use axum::response::IntoResponse;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use fairshare_node::{Command, Reply};
 use serde::Deserialize;
@@ -22,6 +23,8 @@ use tokio::net::TcpListener;
 
 /// A .torrent of 64 MiB in hex, and a little around it.
 const BODY_MAX: usize = 130 << 20;
+/// What the framework says about a request that it cannot take apart is one sentence.
+const REJECTION_MAX: usize = 4096;
 
 /// What all handlers share.
 pub(crate) struct Api {
@@ -67,11 +70,7 @@ impl From<Down> for Problem {
 
 /// A node answers every command with the reply that its documentation names.
 pub(crate) fn unexpected() -> Problem {
-    Problem::new(
-        axum::http::StatusCode::INTERNAL_SERVER_ERROR,
-        "reply",
-        "the node gave another reply than it must",
-    )
+    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "reply", "the node gave another reply than it must")
 }
 
 /// A server that is bound and will answer as soon as [`serve`](Self::serve) runs.
@@ -143,9 +142,24 @@ fn router(api: Arc<Api>, door: Arc<Door>) -> Router {
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(node::ready))
         .fallback(|| async { Problem::not_found("no such path") })
+        .method_not_allowed_fallback(|| async {
+            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method", "this path does not take this method")
+        })
+        .layer(middleware::map_response(as_problem))
         .layer(DefaultBodyLimit::max(BODY_MAX))
         .layer(middleware::from_fn_with_state(door, guard))
         .with_state(api)
+}
+
+/// A query or path that has the wrong form is told like every other mistake, not in the framework's plain words.
+async fn as_problem(response: Response) -> Response {
+    let status = response.status();
+    let kind = response.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    if !status.is_client_error() || !kind.is_some_and(|kind| kind.starts_with("text/plain")) {
+        return response;
+    }
+    let text = to_bytes(response.into_body(), REJECTION_MAX).await.unwrap_or_default();
+    Problem::new(status, "request", String::from_utf8_lossy(&text)).into_response()
 }
 
 #[derive(Debug, Deserialize)]
