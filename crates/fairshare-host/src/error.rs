@@ -38,6 +38,18 @@ pub enum StartError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The identity is under another passphrase.
+    #[error("the passphrase does not open {}", .path.display())]
+    WrongPassphrase {
+        /// The identity file.
+        path: PathBuf,
+    },
+    /// The identity is under a passphrase, and none was given.
+    #[error("{} is under a passphrase and none was given", .path.display())]
+    PassphraseMissing {
+        /// The identity file.
+        path: PathBuf,
+    },
     /// Another process works with this data folder.
     #[error("{} is in use by another process{}", .path.display(), .pid.map_or_else(String::new, |pid| format!(" (number {pid})")))]
     Locked {
@@ -79,6 +91,12 @@ impl StartError {
             }
             Self::WrongKeyFile { .. } => {
                 "put back the identity file from a backup; without it the tokens of this folder are out of reach"
+            }
+            Self::WrongPassphrase { .. } => {
+                "give the passphrase this folder was first started with; the file is as it was"
+            }
+            Self::PassphraseMissing { .. } => {
+                "start it with fairshare run --passphrase-fd N, and let descriptor N give the passphrase"
             }
             Self::Locked { .. } => "stop the other process; two with one key would sign a fork",
             Self::Store { .. } => {

@@ -6,10 +6,11 @@ use crate::disk::DiskPool;
 use crate::driver::{Commands, Driver, Links};
 use crate::error::StartError;
 use crate::http::HttpPool;
-use crate::identity::{Identity, entropy};
+use crate::identity::{Identity, IdentityForm, entropy};
 use crate::inbox::{Inbox, Message};
 use crate::lock::DataLock;
 use crate::net::{DatagramCounts, DatagramSender, Sockets, accept_streams, own_ip, receive_datagrams};
+use crate::sealed::Passphrase;
 use crate::store::{Report, SqliteStore, ledger_path, open_store};
 use fairshare_crypto::PublicKey;
 use fairshare_node::{Command, Event, Node, NodeConfig, Reply};
@@ -51,6 +52,8 @@ pub struct HostConfig {
     /// Whether an identity whose ledger is missing may start a new one. A key that has signed before forks its
     /// chain this way, so only a person may decide it.
     pub fresh_ledger: bool,
+    /// What the identity file is, or will be, encrypted with. Without one a new file is plain.
+    pub passphrase: Option<Passphrase>,
 }
 
 /// The node has stopped, by itself or because it was told to.
@@ -72,6 +75,7 @@ pub struct NodeHandle {
     counts: Arc<DatagramCounts>,
     address: SocketAddrV4,
     public_key: PublicKey,
+    identity_form: IdentityForm,
     data_dir: PathBuf,
 }
 
@@ -131,6 +135,11 @@ impl NodeHandle {
     /// The node's identity.
     pub const fn public_key(&self) -> PublicKey {
         self.public_key
+    }
+
+    /// How the identity lies on the disk.
+    pub const fn identity_form(&self) -> IdentityForm {
+        self.identity_form
     }
 
     /// The data folder.
@@ -260,7 +269,7 @@ fn start(mut config: HostConfig, runtime: &tokio::runtime::Handle) -> Result<Nod
     make_dir(&dir)?;
     let lock = DataLock::take(&dir)?;
     let sockets = Sockets::bind(config.listen)?;
-    let identity = Identity::load_or_draft(&dir)?;
+    let identity = Identity::load_or_draft(&dir, config.passphrase.take())?;
     let ledger = ledger_path(&dir);
     if identity.is_old() && !config.fresh_ledger && !ledger.exists() {
         return Err(StartError::LedgerMissing { path: ledger });
@@ -269,7 +278,7 @@ fn start(mut config: HostConfig, runtime: &tokio::runtime::Handle) -> Result<Nod
     let inbox = Arc::new(Inbox::default());
     let (store, writer) = open_store(&ledger, &identity.key().public(), reports_to(&inbox))
         .map_err(|error| StartError::Store { path: ledger, reason: error.to_string() })?;
-    let key = identity.keep()?;
+    let (key, identity_form) = identity.keep()?;
     fill_in_addresses(&mut config.node, sockets.address);
     let (public_key, clock) = (key.public(), Clock::start());
     let node = Node::new(config.node, key, store, entropy()?, clock.now())
@@ -312,6 +321,7 @@ fn start(mut config: HostConfig, runtime: &tokio::runtime::Handle) -> Result<Nod
         counts,
         address,
         public_key,
+        identity_form,
         data_dir: dir,
     })
 }

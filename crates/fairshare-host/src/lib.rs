@@ -13,7 +13,13 @@
 //!
 //! async fn length_of_chain(node: NodeConfig) -> Option<u32> {
 //!     let listen = "127.0.0.1:0".parse().ok()?;
-//!     let config = HostConfig { data_dir: "node".into(), listen, node, fresh_ledger: false };
+//!     let config = HostConfig {
+//!         data_dir: "node".into(),
+//!         listen,
+//!         node,
+//!         fresh_ledger: false,
+//!         passphrase: None,
+//!     };
 //!     let node = NodeHandle::start(config).await.ok()?;
 //!     let Ok(Reply::Status(status)) = node.command(Command::Status).await else { return None };
 //!     node.shutdown().await;
@@ -31,11 +37,13 @@ mod identity;
 mod inbox;
 mod lock;
 mod net;
+mod sealed;
 pub mod store;
 
 pub use error::StartError;
 pub use handle::{Events, HostConfig, NodeHandle, Stopped};
-pub use identity::{identity_path, load_identity};
+pub use identity::{IdentityForm, identity_path, load_identity};
+pub use sealed::Passphrase;
 pub use store::{SqliteStore, ledger_path};
 
 use fairshare_swarm::Completion;

@@ -50,7 +50,7 @@ async fn a_node_keeps_its_identity_and_frees_its_port_however_it_ended() {
     second.stopped().await;
     let third = start(dir.path(), address).await.expect("the port is free again");
     assert_eq!(third.public_key(), key);
-    let kept = load_identity(dir.path()).expect("readable").expect("made at the first start");
+    let kept = load_identity(dir.path(), None).expect("readable").expect("made at the first start");
     assert_eq!(kept.public(), key);
 }
 

@@ -164,6 +164,6 @@ async fn killing_either_end_in_the_middle_costs_no_piece_and_no_payment() {
     assert!(((96 << 20) - slack..(96 << 20) + slack).contains(&up), "{up}");
     taker.kill().await;
     for name in ["seeder", "taker"] {
-        assert!(load_identity(&world.path(name)).expect("readable").is_some());
+        assert!(load_identity(&world.path(name), None).expect("readable").is_some());
     }
 }

@@ -46,7 +46,7 @@ fn start(args: &BenchArgs) -> Outcome<Standing> {
         ("economy.policy", "none".to_owned()),
     ];
     let layered = Layered::load(Path::new("/dev/null"), |_| None, &flags)?;
-    Standing::start(Setup { data: None, layered, peers: Vec::new() })
+    Standing::start(Setup { data: None, layered, peers: Vec::new(), passphrase: None })
 }
 
 /// Waits until every piece is held and written; `false` if somebody asked us to end before.

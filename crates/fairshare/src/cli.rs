@@ -120,6 +120,9 @@ pub(crate) struct Run {
     /// Address of the HTTP API; port 0 picks one
     #[arg(long, value_name = "IP:PORT")]
     pub(crate) api: Option<SocketAddr>,
+    /// Keep the identity file encrypted with the passphrase that open file descriptor N gives (its first line)
+    #[arg(long, value_name = "N")]
+    pub(crate) passphrase_fd: Option<u32>,
     /// Print one JSON object when ready
     #[arg(long)]
     pub(crate) json: bool,

@@ -12,6 +12,7 @@ mod failure;
 mod folder;
 mod forms;
 mod news;
+mod passphrase;
 mod print;
 mod process;
 mod run;

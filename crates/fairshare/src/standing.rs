@@ -10,7 +10,7 @@ use crate::process::Interrupt;
 use crate::shelf::Shelf;
 use fairshare_crypto::PublicKey;
 use fairshare_economy::EconomyConfig;
-use fairshare_host::{HostConfig, NodeHandle, StartError};
+use fairshare_host::{HostConfig, IdentityForm, NodeHandle, Passphrase, StartError};
 use fairshare_ledger::{BlockType, LedgerConfig};
 use fairshare_node::{Command, Event, NodeConfig};
 use fairshare_overlay::{OverlayConfig, community::Community};
@@ -33,6 +33,8 @@ pub(crate) struct Setup {
     pub(crate) layered: Layered,
     /// Overlay addresses to begin with.
     pub(crate) peers: Vec<SocketAddr>,
+    /// What its identity file is encrypted with.
+    pub(crate) passphrase: Option<Passphrase>,
 }
 
 /// A running node with its API.
@@ -68,6 +70,7 @@ impl Standing {
             listen: config.listen,
             node: node_config(config),
             fresh_ledger: false,
+            passphrase: setup.passphrase,
         };
         let node =
             runtime.block_on(NodeHandle::start(host)).map(Arc::new).map_err(|error| start_failure(&error))?;
@@ -126,9 +129,15 @@ impl Standing {
         self.node.public_key()
     }
 
-    /// The file that holds the API's secret.
+    /// How its identity lies on the disk.
+    pub(crate) fn identity_form(&self) -> IdentityForm {
+        self.node.identity_form()
+    }
+
+    /// The file that holds the API's secret, as a program that works in another folder finds it.
     pub(crate) fn token_file(&self) -> PathBuf {
-        self.folder.token()
+        let file = self.folder.token();
+        std::path::absolute(&file).unwrap_or(file)
     }
 
     /// Tells `interrupt` when the node stops by itself: an invariant is broken then, and the program must end.
@@ -211,6 +220,8 @@ pub(crate) fn start_failure(error: &StartError) -> Failure {
     let (exit, code) = match error {
         StartError::PortInUse { .. } => (Exit::Failed, "port-in-use"),
         StartError::WrongKeyFile { .. } => (Exit::Failed, "wrong-key-file"),
+        StartError::WrongPassphrase { .. } => (Exit::Failed, "wrong-passphrase"),
+        StartError::PassphraseMissing { .. } => (Exit::Failed, "passphrase-missing"),
         StartError::Locked { .. } => (Exit::Failed, "locked"),
         StartError::Listen { .. } => (Exit::BadUse, "listen"),
         _ => (Exit::Failed, "start"),

@@ -23,7 +23,7 @@ pub(crate) fn config(dir: &Path, listen: SocketAddrV4, friends: &[PublicKey]) ->
         swarm: SwarmConfig::default(),
         economy: EconomyConfig { friends: friends.iter().copied().collect(), ..EconomyConfig::default() },
     };
-    HostConfig { data_dir: dir.to_path_buf(), listen, node, fresh_ledger: false }
+    HostConfig { data_dir: dir.to_path_buf(), listen, node, fresh_ledger: false, passphrase: None }
 }
 
 /// Starts a node with nothing special.

@@ -192,5 +192,5 @@ fn temporary(data: &Option<std::path::PathBuf>, listen: Option<SocketAddrV4>) ->
     let flags = [("listen", listen.to_string()), ("api", "127.0.0.1:0".to_owned())];
     let file = data.as_ref().map_or_else(|| "/dev/null".into(), |data| Folder::at(data.clone()).config());
     let layered = Layered::load(&file, |name| std::env::var(name).ok(), &flags)?;
-    Standing::start(Setup { data: data.clone(), layered, peers: Vec::new() })
+    Standing::start(Setup { data: data.clone(), layered, peers: Vec::new(), passphrase: None })
 }

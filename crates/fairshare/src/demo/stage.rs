@@ -335,8 +335,13 @@ async fn start_node(
         allow_upload,
         ..Config::default()
     };
-    let host =
-        HostConfig { data_dir: data.to_owned(), listen, node: node_config(&config), fresh_ledger: first };
+    let host = HostConfig {
+        data_dir: data.to_owned(),
+        listen,
+        node: node_config(&config),
+        fresh_ledger: first,
+        passphrase: None,
+    };
     NodeHandle::start(host).await.map(Arc::new).map_err(|error| start_failure(&error))
 }
 
