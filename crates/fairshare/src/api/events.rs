@@ -82,6 +82,11 @@ impl EventLog {
         (end, taken.into_iter().filter(|entry| kind.is_none_or(|kind| entry.kind == kind)).collect())
     }
 
+    /// Where a reader goes on. One that saw events of an earlier run begins again: numbers start with the process.
+    fn place(&self, after: u64) -> u64 {
+        if after > self.lock().last_id { 0 } else { after }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Ring> {
         self.ring.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -92,7 +97,7 @@ impl EventLog {
         after: u64,
         kind: Option<String>,
     ) -> Sse<impl Stream<Item = Result<Event, Infallible>> + use<>> {
-        let state = (self.clone(), self.newest.subscribe(), after, kind, VecDeque::new());
+        let state = (self.clone(), self.newest.subscribe(), self.place(after), kind, VecDeque::new());
         let events = stream::unfold(state, |(log, mut newest, mut after, kind, mut queue)| async move {
             while queue.is_empty() {
                 let (end, entries) = log.after(after, kind.as_deref());
@@ -126,6 +131,13 @@ mod tests {
         assert_eq!(end, 5 + STEP_MAX as u64);
         let (_, entries) = log.after(RING_MAX as u64 + 4, None);
         assert_eq!(entries.len(), 1);
+    }
+
+    #[test]
+    fn a_reader_of_an_earlier_run_begins_again() {
+        let log = EventLog::new();
+        log.push(0, "test", "", Json::Null);
+        assert_eq!((log.place(0), log.place(1), log.place(2)), (0, 1, 0));
     }
 
     #[test]
