@@ -93,7 +93,7 @@ impl StartError {
                 "put back the identity file from a backup; without it the tokens of this folder are out of reach"
             }
             Self::WrongPassphrase { .. } => {
-                "give the passphrase this folder was first started with; the file is as it was"
+                "give the passphrase this file was encrypted with; nothing was changed"
             }
             Self::PassphraseMissing { .. } => {
                 "start it with fairshare run --passphrase-fd N, and let descriptor N give the passphrase"

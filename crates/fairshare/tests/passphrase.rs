@@ -55,7 +55,7 @@ fn an_identity_under_a_passphrase_opens_with_it_only() {
 
     let error = failure(&attempt(&data, "0", "wrong horse\n"), 1);
     assert!(
-        error.contains("the passphrase does not open") && error.contains("first started with"),
+        error.contains("the passphrase does not open") && error.contains("was encrypted with"),
         "{error}"
     );
     let output = fairshare().args(RUN).arg(&data).output().expect("the program can be started");
