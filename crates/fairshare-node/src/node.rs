@@ -173,7 +173,9 @@ impl<S: ChainStore> Node<S> {
             None => {}
         }
         for (id, _) in std::mem::take(&mut self.proposing) {
-            self.reply(id, Reply::Proposed(Err(format!("the store did not take the block: {reason}"))));
+            // The ledger goes on trying: the block may leave later, and a second one would be another proposal.
+            let why = format!("{reason}; the block is signed and leaves once the disk takes it, not before");
+            self.reply(id, Reply::Proposed(Err(why)));
         }
         self.event(Event::StoreFailed(reason));
     }

@@ -89,3 +89,50 @@ pub(crate) fn refusal_from_wire(message: &WireRefusal) -> Refusal {
             .map(|details| (details.seen_number, BlockHash(details.seen_hash))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    //= spec/trustchain.md#5-messages
+    #[test]
+    fn the_chain_length_is_four_bytes_or_not_told() {
+        assert_eq!(chain_length(&[0, 0, 1, 2]), Some(258));
+        assert_eq!(chain_length(&[]), None);
+        assert_eq!(chain_length(&[0; 5]), None);
+    }
+
+    //= spec/swarm.md#84-settlement-and-evidence-on-the-connection
+    #[test]
+    fn a_refusal_means_the_same_at_the_other_end() {
+        let seen = Some((7, BlockHash([3; 32])));
+        for (code, seen) in (1..=7).zip([None, seen].into_iter().cycle()) {
+            let reason = RefusalReason::from_code(code).expect("a reason of ours");
+            let refusal = Refusal { reason, retry_s: 60, flow: -41, need: 42, seen };
+            assert_eq!(refusal_from_wire(&refusal_to_wire(&refusal)), refusal);
+        }
+    }
+
+    #[test]
+    fn a_refusal_without_its_tail_still_says_what_is_missing() {
+        let short = WireRefusal { reason: WireReason::Other(99), missing: 5, retry_s: 1, details: None };
+        let read = refusal_from_wire(&short);
+        assert_eq!((read.reason, read.need, read.flow, read.seen), (RefusalReason::Busy, 5, 0, None));
+    }
+
+    #[test]
+    fn a_grant_means_the_same_at_the_other_end() {
+        let grant = Grant { number: 3, price: 8192, room: 1 << 20, own: 1 << 17 };
+        let message = grant_to_wire(&grant);
+        assert!(message.is_consistent());
+        assert_eq!(grant_from_wire(&message), grant);
+    }
+
+    #[test]
+    fn both_communities_of_the_ledger_are_found_again() {
+        for known in [LedgerCommunity::TrustChain, LedgerCommunity::Own] {
+            assert_eq!(ledger_community(overlay_community(known)), Some(known));
+        }
+        assert_eq!(ledger_community(community::DISCOVERY), None);
+    }
+}
