@@ -403,6 +403,11 @@ fn own_blocks_from_a_lost_store_stop_signing_until_all_are_back() {
     world.hand(0, 1, &chain[1]);
     let next = pay(&mut world, 0, 1, 1000).expect("nothing is missing any more");
     assert_eq!((next.sequence, next.previous_hash), (4, chain[2].hash()));
+    let written = std::iter::from_fn(|| world.nodes[0].ledger.poll()).find_map(|output| match output {
+        LedgerOutput::Persist { batch, .. } => Some(batch.blocks.len()),
+        _ => None,
+    });
+    assert_eq!(written, Some(4), "not on disk before the blocks that it stands on");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Fork proofs: found, checked, kept, spread, used.
 
 use super::Ledger;
-use super::sources::Share;
+use super::sources::{Share, cost_of};
 use super::timers::Timer;
 use crate::block::HalfBlock;
 use crate::fork::{ForkError, ForkKind, ForkProof, PROOFS_MAX};
@@ -113,7 +113,7 @@ impl<S: ChainStore> Ledger<S> {
         if ForkProof::short_id_of(payload).is_some_and(|id| self.proofs.by_id.contains_key(&id)) {
             return Ok(());
         }
-        if !self.sources.take(now.mono, source, Share::Proofs, 1) {
+        if !self.sources.take(now.mono, source, Share::Proofs, cost_of(payload.len())) {
             return Err(MessageError::Rate);
         }
         match ForkProof::parse(payload) {

@@ -2,7 +2,7 @@
 
 use super::Ledger;
 use super::journal::PENDING_MAX;
-use super::sources::Share;
+use super::sources::{Share, cost_of};
 use crate::bandwidth::Bandwidth;
 use crate::block::{BlockType, HalfBlock, TIMESTAMP_MS_MAX};
 use crate::fork::ForkKind;
@@ -199,7 +199,7 @@ impl<S: ChainStore> Ledger<S> {
         let concerns_us = block.owner == self.me() || block.link_owner == self.me();
         if self.sources.is_silenced(now.mono, from) {
             Some("source is silenced")
-        } else if !self.sources.take(now.mono, from, Share::Blocks, 1) {
+        } else if !self.sources.take(now.mono, from, Share::Blocks, cost_of(block.packed().len())) {
             Some("source sends too many blocks")
         } else if place_taken && self.is_forker(&block.owner) {
             Some("another fork of a proven forker")

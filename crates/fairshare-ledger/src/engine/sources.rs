@@ -7,6 +7,9 @@ use indexmap::IndexMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+/// Blocks and proofs up to this size count as one, longer ones as several: ordinary ones are shorter, and what is kept
+/// for ever must not grow faster because somebody makes it as long as a datagram.
+const UNIT_LEN: usize = 1024;
 /// Sources remembered at once. Forgetting one gives it a new allowance, so there is room for many.
 const SOURCES_MAX: usize = 4096;
 /// Unknown blocks of one source: a full crawl answer of 50 blocks with counterparts every second, and bursts of a
@@ -31,6 +34,11 @@ pub(super) enum Share {
     Answers,
     /// Fork proofs that were unknown.
     Proofs,
+}
+
+/// What receiving `len` bytes of a block or proof costs.
+pub(super) fn cost_of(len: usize) -> u64 {
+    len.div_ceil(UNIT_LEN).max(1) as u64
 }
 
 /// Allowances of all sources.
@@ -190,6 +198,11 @@ mod tests {
         assert_eq!(taken(0), 0);
         assert_eq!(taken(1), 20);
         assert_eq!(taken(100), 20);
+    }
+
+    #[test]
+    fn long_ones_cost_more() {
+        assert_eq!([0, 300, 1024, 1025, 65_507].map(cost_of), [1, 1, 1, 2, 64]);
     }
 
     #[test]
