@@ -138,7 +138,7 @@ pub(crate) async fn propose(
     let command = Command::Propose { to, kind, transaction: Bytes::from(transaction) };
     match face.ask(command).await? {
         Reply::Proposed(Ok(block)) => Ok((StatusCode::CREATED, Body(forms::block(&block)))),
-        Reply::Proposed(Err(why)) => Err(Problem::conflict("not-signed", why)),
+        Reply::Proposed(Err(why)) => Err(Problem::conflict("not-proposed", why)),
         _ => Err(unexpected()),
     }
 }

@@ -92,23 +92,39 @@ fn progress_line(download: &Json) -> String {
         .saturating_sub(held)
         .checked_div(rate)
         .map_or_else(String::new, |left| format!(", {left} s left"));
-    format!("{percent:>3} %  {}/s{left}  {}", show::bytes(rate), text(download, "name"))
+    let refusing = match refusals(download) {
+        [] => String::new(),
+        refusals => format!(", {} refuse", refusals.len()),
+    };
+    format!("{percent:>3} %  {}/s{left}{refusing}  {}", show::bytes(rate), text(download, "name"))
+}
+
+fn refusals(download: &Json) -> &[Json] {
+    download["refused_by"].as_array().map_or(&[], Vec::as_slice)
+}
+
+/// Who refuses, why, and what lifts it.
+fn refusal_words(refusal: &Json) -> String {
+    let provider = text(refusal, "provider");
+    let end = provider.get(provider.len().saturating_sub(8)..).unwrap_or(provider);
+    let way = match refusal["give_bytes"].is_null() {
+        true => String::new(),
+        false => format!(", give it {}", show::bytes(amount(refusal, "give_bytes"))),
+    };
+    format!("{end} ({}{way})", text(refusal, "reason"))
 }
 
 /// Out of patience: refused by policy is another end than nobody there.
 fn given_up(download: &Json) -> Failure {
-    let refused = download["refused_by"].as_array().is_some_and(|refusals| !refusals.is_empty());
     let what = format!(
         "{} of {} after the given time",
         show::bytes(amount(download, "held_bytes")),
         show::bytes(amount(download, "total_bytes"))
     );
-    if refused {
-        return Failure::refused(
-            "refused",
-            format!("{what}; providers refuse to serve: {}", download["refused_by"]),
-        )
-        .hint("give them what they want first: seed something they take");
+    let refusals: Vec<_> = refusals(download).iter().map(refusal_words).collect();
+    if !refusals.is_empty() {
+        return Failure::refused("refused", format!("{what}; refused by {}", refusals.join("; ")))
+            .hint("give them what they want first: seed something they take");
     }
     Failure::failed("timeout", what)
         .hint("name somebody who has it with --peer IP:PORT, or give it more time")
