@@ -74,7 +74,12 @@ impl<S: ChainStore> Node<S> {
     fn linked(&self, owner: &PublicKey, sequence: u32) -> Result<Vec<Arc<HalfBlock>>, StoreError> {
         let store = self.ledger.store();
         let Some(block) = store.get(owner, sequence)? else { return Ok(Vec::new()) };
-        Ok(store.linked(&block)?.into_iter().collect())
+        if !block.is_proposal() || block.is_source() {
+            return Ok(store.linked(&block)?.into_iter().collect());
+        }
+        // Anybody may link to it; only the one who was asked answers it.
+        let answers = store.links_to(owner, sequence)?;
+        Ok(answers.into_iter().filter(|answer| answer.owner == block.link_owner).take(1).collect())
     }
 
     /// Bytes given and taken by the newest own bandwidth block.
