@@ -31,6 +31,11 @@ impl Journal {
         mem::take(&mut self.writing)
     }
 
+    /// What waits will not be written.
+    pub(crate) fn give_up(&mut self) -> Vec<(u64, Batch)> {
+        mem::take(&mut self.waiting)
+    }
+
     /// Whether something waits that may not wait for company.
     pub(crate) fn is_urgent(&self) -> bool {
         self.waiting.iter().any(|(_, batch)| batch.urgent)

@@ -117,8 +117,10 @@ pub(crate) enum Fault {
     Crash { machine: usize, down: Duration },
     /// The same, while its next own block is on the way to the disk.
     CrashAtSigning { machine: usize, down: Duration },
-    /// The store of a machine takes nothing any more; somebody restarts the machine later.
-    StoreFails { machine: usize, restart: Duration },
+    /// The store of a machine takes nothing any more; later somebody makes room, or restarts the machine.
+    StoreFails { machine: usize, span: Duration, restart: bool },
+    /// The store of a machine works again.
+    StoreWorks { machine: usize },
     /// Two machines do not reach each other for a while.
     Cut { between: (usize, usize), span: Duration },
 }
@@ -246,7 +248,7 @@ fn draw_faults(rng: &mut Rng, honest: usize, span_s: u64) -> Vec<(Instant, Fault
                     let other = (machine + 1 + rng.index(honest - 1).unwrap_or_default()) % honest;
                     Fault::Cut { between: (machine, other), span: millis(rng, 2_000..=15_000) }
                 }
-                1 => Fault::StoreFails { machine, restart: millis(rng, 500..=5_000) },
+                1 => Fault::StoreFails { machine, span: millis(rng, 500..=5_000), restart: rng.chance(1, 2) },
                 2 | 3 => Fault::CrashAtSigning { machine, down: millis(rng, 50..=8_000) },
                 _ => Fault::Crash { machine, down: millis(rng, 50..=8_000) },
             };

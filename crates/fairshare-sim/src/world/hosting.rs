@@ -111,7 +111,7 @@ impl World {
         }
         let group = self.machines[machine].journal.commit();
         if self.machines[machine].store_fails {
-            return self.refuse_group(machine, &group);
+            return self.refuse_group(machine, group);
         }
         let mut own = Vec::new();
         for (_, batch) in &group {
@@ -152,10 +152,15 @@ impl World {
         Ok(())
     }
 
-    fn refuse_group(&mut self, machine: usize, group: &[(u64, Batch)]) -> Checked {
-        for (ticket, _) in group {
-            self.note(machine, Note::Text(format!("persist {ticket} fails")));
-            self.give(machine, Input::PersistFailed(*ticket, "no space left".to_owned()))?;
+    /// Nothing of the group is written, nor of what was made before the node heard of all of it.
+    fn refuse_group(&mut self, machine: usize, mut group: Vec<(u64, Batch)>) -> Checked {
+        while !group.is_empty() {
+            group.extend(self.machines[machine].journal.give_up());
+            for (ticket, _) in std::mem::take(&mut group) {
+                self.note(machine, Note::Text(format!("persist {ticket} fails")));
+                self.give(machine, Input::PersistFailed(ticket, "no space left".to_owned()))?;
+            }
+            group = self.machines[machine].journal.give_up();
         }
         Ok(())
     }

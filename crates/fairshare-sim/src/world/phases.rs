@@ -161,11 +161,19 @@ impl World {
         match fault {
             Fault::Crash { machine, down } => self.crash(machine, down),
             Fault::CrashAtSigning { machine, down } => self.machines[machine].crash_at_signing = Some(down),
-            Fault::StoreFails { machine, restart } => {
+            Fault::StoreFails { machine, span, restart } => {
                 self.note(machine, Note::Text("the store takes nothing any more".to_owned()));
                 self.machines[machine].store_fails = true;
-                let crash = Fault::Crash { machine, down: Duration::from_millis(500) };
-                self.schedule.put(self.now + restart, Moment::Fault(crash));
+                let end = if restart {
+                    Fault::Crash { machine, down: Duration::from_millis(500) }
+                } else {
+                    Fault::StoreWorks { machine }
+                };
+                self.schedule.put(self.now + span, Moment::Fault(end));
+            }
+            Fault::StoreWorks { machine } => {
+                self.note(machine, Note::Text("the store works again".to_owned()));
+                self.machines[machine].store_fails = false;
             }
             Fault::Cut { between, span } => {
                 self.note(between.0, Note::Text(format!("is cut off from node {} for {span:?}", between.1)));
