@@ -104,6 +104,7 @@ impl<S: ChainStore> Node<S> {
             peers: self.overlay.peers().len(),
             connections: self.swarm.connections().len(),
             uploading: self.uploading,
+            stalled: self.stalled.clone(),
             price: self.economy.price(),
             refusals,
             traffic: self.traffic,

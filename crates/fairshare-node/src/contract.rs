@@ -176,6 +176,8 @@ pub struct NodeStatus {
     pub connections: usize,
     /// Whether others are served.
     pub uploading: bool,
+    /// Why nothing can be signed now: what the disk said about a batch that is tried again every few seconds.
+    pub stalled: Option<String>,
     /// The price now: charged bytes for 65,536 real bytes.
     pub price: u32,
     /// What was refused or dropped, by reason.

@@ -12,7 +12,7 @@ use fairshare_ledger::{
 use fairshare_overlay::{Overlay, OverlayConfig, OverlayEvent, OverlayOutput, community};
 use fairshare_swarm::{StreamId, Swarm, SwarmConfig, SwarmEvent, SwarmOutput};
 use fairshare_wire::{Instant, Now};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -45,6 +45,10 @@ pub struct Node<S> {
     /// What the ledger refused, by reason.
     pub(crate) refusals: BTreeMap<&'static str, u64>,
     pub(crate) uploading: bool,
+    /// What the disk said about a batch that it did not take; gone when it takes one again.
+    pub(crate) stalled: Option<String>,
+    /// Overlay peers that were told of: each introduction finds them again.
+    found: BTreeSet<PublicKey>,
     out: VecDeque<Output>,
 }
 
@@ -85,6 +89,8 @@ impl<S: ChainStore> Node<S> {
             traffic: Traffic::default(),
             refusals: BTreeMap::new(),
             uploading,
+            stalled: None,
+            found: BTreeSet::new(),
             out: VecDeque::new(),
         };
         node.announce_chain_length();
@@ -159,6 +165,7 @@ impl<S: ChainStore> Node<S> {
     }
 
     fn persisted(&mut self, now: Now, ticket: u64) {
+        self.stalled = None;
         match self.persists.take(ticket) {
             Some(Persisting::Ledger(ticket)) => self.ledger.persisted(now, ticket),
             Some(Persisting::Economy(ticket)) => self.economy.persisted(now, ticket),
@@ -167,6 +174,7 @@ impl<S: ChainStore> Node<S> {
     }
 
     fn persist_failed(&mut self, now: Now, ticket: u64, reason: String) {
+        self.stalled = Some(reason.clone());
         match self.persists.take(ticket) {
             Some(Persisting::Ledger(ticket)) => self.ledger.persist_failed(now, ticket, reason.clone()),
             Some(Persisting::Economy(ticket)) => self.economy.persist_failed(now, ticket),
@@ -220,9 +228,14 @@ impl<S: ChainStore> Node<S> {
                     let length = translate::chain_length(&extra);
                     self.ledger.peer_introduced(now, known, key, address, length);
                 }
-                self.event(Event::PeerFound(key, address));
+                if self.found.insert(key) {
+                    self.event(Event::PeerFound(key, address));
+                }
             }
-            OverlayEvent::PeerLost { key } => self.event(Event::PeerLost(key)),
+            OverlayEvent::PeerLost { key } => {
+                self.found.remove(&key);
+                self.event(Event::PeerLost(key));
+            }
             OverlayEvent::Message { community, from, sender, id, payload } => {
                 let Some(known) = translate::ledger_community(community) else { return };
                 if let Err(error) = self.ledger.handle_message(now, known, from, sender, id, &payload) {

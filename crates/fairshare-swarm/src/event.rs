@@ -315,6 +315,8 @@ pub struct TorrentStatus {
     pub held_bytes: u64,
     /// The pieces held.
     pub held: Bitfield,
+    /// Whether every piece is verified, written and synced, and the files have their final names.
+    pub finished: bool,
     /// Payload bytes received, waste included.
     pub downloaded: u64,
     /// Payload bytes sent.

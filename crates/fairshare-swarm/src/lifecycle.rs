@@ -23,7 +23,7 @@ pub(crate) struct Saving {
     under_way: bool,
     saved_at: Instant,
     /// Whether completion is to be saved and told.
-    finish: bool,
+    pub(crate) finish: bool,
 }
 
 impl Saving {

@@ -467,6 +467,7 @@ impl Torrent {
             total_bytes: self.geometry.map_or(0, |geometry| geometry.total),
             held_bytes: held.iter().map(piece_size).sum(),
             held,
+            finished: picker.is_some_and(Picker::is_complete) && !self.saving.finish,
             downloaded,
             uploaded,
             wasted,

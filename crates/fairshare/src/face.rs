@@ -49,8 +49,6 @@ struct Seen {
     refusals: VecDeque<Met>,
     /// Providers that refuse now, by torrent.
     refusing: BTreeMap<(InfoHash, PublicKey), Refusal>,
-    /// Peers of the overlay, which is what bounds them.
-    peers: BTreeSet<PublicKey>,
 }
 
 /// The node is not running.
@@ -86,8 +84,8 @@ impl Face {
         let (face, log) = (self.clone(), log.clone());
         tokio::spawn(async move {
             while let Some(event) = events.next().await {
-                if !face.note(&event) {
-                    continue;
+                if let Event::Swarm(event) = &event {
+                    face.note(event);
                 }
                 if let Some((kind, data)) = news::of(&event) {
                     log.push(now_ms(), kind, &face.name, data);
@@ -103,7 +101,6 @@ impl Face {
         let mut seen = self.lock();
         seen.sessions.clear();
         seen.refusing.clear();
-        seen.peers.clear();
         node
     }
 
@@ -142,20 +139,8 @@ impl Face {
         of.map(|((_, provider), refusal)| (*provider, *refusal)).collect()
     }
 
-    /// Remembers what the event tells; says whether it is news. A peer is found with each of its introductions.
-    fn note(&self, event: &Event) -> bool {
-        match event {
-            Event::PeerFound(key, _) => return self.lock().peers.insert(*key),
-            Event::PeerLost(key) => {
-                self.lock().peers.remove(key);
-            }
-            Event::Swarm(event) => self.note_swarm(event),
-            _ => {}
-        }
-        true
-    }
-
-    fn note_swarm(&self, event: &SwarmEvent) {
+    /// Remembers what the event tells.
+    fn note(&self, event: &SwarmEvent) {
         let mut seen = self.lock();
         match event {
             SwarmEvent::SessionOpened { id, key, torrent, .. } => {

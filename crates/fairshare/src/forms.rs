@@ -74,7 +74,7 @@ pub(crate) fn download(torrent: &TorrentStatus, face: &Face) -> Json {
         "name": torrent.name,
         "state": state,
         "error": error,
-        "complete": state == "seeding" && face.is_complete(&torrent.info_hash),
+        "complete": torrent.finished,
         "seed": entry.as_ref().is_some_and(|entry| entry.seed),
         "folder": entry.map(|entry| entry.root),
         "held_bytes": amount(torrent.held_bytes),

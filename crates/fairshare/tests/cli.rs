@@ -125,6 +125,29 @@ fn a_wrong_key_file_stops_the_node_and_stays_as_it_is() {
 }
 
 #[test]
+fn a_corrupt_block_stops_the_node_and_stays_as_it_is() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (data, other) = (folder.path().join("data"), folder.path().join("other"));
+    let mut peer = Node::start(&other, &[]);
+    let mut node = Node::start(&data, &["--peer", &peer.listen]);
+    support::wait_for("the two know each other", SOON, || node.knows(&peer.key).then_some(()));
+    let transaction = r#"{"note":"spoil me"}"#;
+    node.command(&["chain", "propose", "--to", &peer.key, "--type", "test", "--transaction", transaction]);
+    assert!(node.process.stop(SOON) && peer.process.stop(SOON));
+
+    let ledger = data.join("ledger.sqlite");
+    let mut bytes = fs::read(&ledger).expect("a node that signed has a ledger");
+    let note =
+        bytes.windows(8).position(|window| window == b"spoil me").expect("blocks are kept as they are");
+    bytes[note] ^= 1;
+    fs::write(&ledger, &bytes).expect("a file of this test");
+    let arguments = ["run", "--listen", "127.0.0.1:0", "--api", "127.0.0.1:0", "--no-bootstrap"];
+    let error = fails(&arguments, &data, 1);
+    assert!(error.contains("damaged") && error.contains("block") && error.contains("try:"), "{error}");
+    assert!(fs::read(&ledger).expect("still there") == bytes, "the damaged ledger is kept for a look");
+}
+
+#[test]
 fn a_port_in_use_is_named() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let data = folder.path().join("data");

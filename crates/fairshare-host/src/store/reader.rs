@@ -48,7 +48,10 @@ impl SqliteStore {
 
     /// Whether the newest own blocks hang together: a store that lost some of them must not be signed on.
     pub(super) fn check_chain(&self, owner: &PublicKey) -> Result<(), OpenError> {
-        let damaged = |error: StoreError| OpenError::Damaged(error.to_string());
+        let damaged = |error: StoreError| match error {
+            StoreError::Damaged { what } => OpenError::Damaged(what),
+            other => OpenError::Damaged(other.to_string()),
+        };
         let Some(newest) = self.newest(owner).map_err(damaged)? else { return Ok(()) };
         let first = newest.sequence.saturating_sub(CHECKED_AT_OPEN as u32 - 1).max(1);
         let blocks = self.range(owner, first, newest.sequence, CHECKED_AT_OPEN).map_err(damaged)?;

@@ -47,6 +47,7 @@ pub(crate) fn status(face: &Face, status: &NodeStatus) -> Json {
         "peers": status.peers,
         "connections": status.connections,
         "uploading": status.uploading,
+        "stalled": status.stalled,
         "price": status.price,
         "rejected": status.refusals,
         "traffic": {
@@ -156,7 +157,10 @@ pub(crate) async fn connections(State(api): Shared, Query(which): Query<Which>) 
 /// Whether the nodes answer.
 pub(crate) async fn ready(State(api): Shared) -> Result<&'static str, Problem> {
     for face in &api.faces {
-        face.ask(Command::Status).await?;
+        if let Some(reason) = status_of(face).await?.stalled {
+            let why = format!("nothing can be signed: {reason}; the node tries again every few seconds");
+            return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "stalled", why));
+        }
     }
     Ok("ready\n")
 }
