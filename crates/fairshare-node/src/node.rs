@@ -176,16 +176,23 @@ impl<S: ChainStore> Node<S> {
     fn persist_failed(&mut self, now: Now, ticket: u64, reason: String) {
         self.stalled = Some(reason.clone());
         match self.persists.take(ticket) {
-            Some(Persisting::Ledger(ticket)) => self.ledger.persist_failed(now, ticket, reason.clone()),
+            Some(Persisting::Ledger(ticket)) => {
+                self.ledger.persist_failed(now, ticket, reason.clone());
+                self.proposals_wait(&reason);
+            }
             Some(Persisting::Economy(ticket)) => self.economy.persist_failed(now, ticket),
             None => {}
         }
+        self.event(Event::StoreFailed(reason));
+    }
+
+    /// Whoever waits for a signed proposal is told that the disk did not take it. The ledger goes on trying: the
+    /// block may leave later, and a second one would be another proposal.
+    fn proposals_wait(&mut self, reason: &str) {
         for (id, _) in std::mem::take(&mut self.proposing) {
-            // The ledger goes on trying: the block may leave later, and a second one would be another proposal.
             let why = format!("{reason}; the block is signed and leaves once the disk takes it, not before");
             self.reply(id, Reply::Proposed(Err(why)));
         }
-        self.event(Event::StoreFailed(reason));
     }
 
     /// Lets the engines answer each other until none has anything left to say.
