@@ -262,7 +262,8 @@ impl<S: ChainStore> Ledger<S> {
             Err(_) => return self.reject(from, UNREADABLE, Some(Arc::clone(block))),
             Ok(None) => {}
         }
-        if self.is_declined(now.mono, &block.hash()) {
+        // Decided a moment ago, or waiting for a crawl: to bring it again and again costs us no signature check.
+        if self.is_declined(now.mono, &block.hash()) || self.is_crawling(block.crawl_number()) {
             return;
         }
         if let Some(reason) = self.decline_reason(block) {
