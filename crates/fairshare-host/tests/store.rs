@@ -293,7 +293,12 @@ fn files_that_are_no_ledger_are_refused_and_not_touched() {
 #[test]
 fn an_own_chain_with_a_missing_or_changed_block_is_not_signed_on() {
     let keys = keys();
-    for damage in ["DELETE FROM block WHERE seq = 2", "UPDATE block SET data = zeroblob(300) WHERE seq = 2"] {
+    for damage in [
+        "DELETE FROM block WHERE seq = 2",
+        "DELETE FROM block WHERE seq = 3",
+        "DELETE FROM block",
+        "UPDATE block SET data = zeroblob(300) WHERE seq = 2",
+    ] {
         let dir = tempfile::tempdir().expect("temporary folder");
         let (store, writer, reports) = open(dir.path(), &keys[0]);
         let blocks = chain(&keys[0], &keys[1].public(), 3);
@@ -306,6 +311,20 @@ fn an_own_chain_with_a_missing_or_changed_block_is_not_signed_on() {
         let refused = open_store(&ledger_path(dir.path()), &keys[0].public(), |_| {}).err();
         assert!(matches!(refused, Some(OpenError::Damaged(_))), "{damage}: {refused:?}");
     }
+}
+
+#[test]
+fn own_blocks_that_peers_brought_back_may_have_gaps_between_them() {
+    let keys = keys();
+    let dir = tempfile::tempdir().expect("temporary folder");
+    let (store, writer, reports) = open(dir.path(), &keys[0]);
+    let blocks = chain(&keys[0], &keys[1].public(), 5);
+    let found = [0, 2, 4].map(|at| blocks[at].clone()).to_vec();
+    write(&writer, &reports, &[Batch { blocks: found, urgent: true, ..Batch::default() }]);
+    writer.finish();
+    drop(store);
+    let (store, ..) = open(dir.path(), &keys[0]);
+    assert_eq!(store.lowest_unknown(&keys[0].public()), Ok(2), "nothing is signed before it is here");
 }
 
 #[test]

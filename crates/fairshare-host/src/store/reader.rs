@@ -46,30 +46,32 @@ impl SqliteStore {
         Self { connection, chains: RefCell::default(), recent: RefCell::default() }
     }
 
-    /// Whether the newest own blocks hang together: a store that lost some of them must not be signed on.
+    /// Whether the newest own blocks hang together: a store that lost some of them must not be signed on. Behind the
+    /// part without a gap there may be own blocks that peers brought back after a loss; the ledger then signs nothing
+    /// until the rest is here too.
     pub(super) fn check_chain(&self, owner: &PublicKey) -> Result<(), OpenError> {
-        let damaged = |error: StoreError| match error {
-            StoreError::Damaged { what } => OpenError::Damaged(what),
-            other => OpenError::Damaged(other.to_string()),
-        };
-        let Some(newest) = self.newest(owner).map_err(damaged)? else { return Ok(()) };
-        let first = newest.sequence.saturating_sub(CHECKED_AT_OPEN as u32 - 1).max(1);
-        let blocks = self.range(owner, first, newest.sequence, CHECKED_AT_OPEN).map_err(damaged)?;
-        let mut previous = match first {
-            1 => Some(GENESIS_HASH),
-            // What comes before the checked part is not known here.
-            _ => None,
-        };
-        for (block, sequence) in blocks.iter().zip(first..) {
-            let hangs = previous.is_none_or(|hash| block.previous_hash == hash);
-            if block.sequence != sequence || !hangs || !block.verify() {
-                return Err(OpenError::Damaged(format!(
-                    "block {sequence} of the own chain is missing or wrong"
-                )));
+        let damaged = |error: StoreError| OpenError::Damaged(error.to_string());
+        let whole = self.lowest_unknown(owner).map_err(damaged)?.saturating_sub(1);
+        let newest = self.newest(owner).map_err(damaged)?.map_or(0, |block| block.sequence);
+        let first = newest.max(whole).saturating_sub(CHECKED_AT_OPEN as u32 - 1).max(1);
+        let blocks = self.range(owner, first, newest, CHECKED_AT_OPEN).map_err(damaged)?;
+        let mut expected = first;
+        // What comes before the checked part is not known here.
+        let mut previous = (first == 1).then_some(GENESIS_HASH);
+        for block in &blocks {
+            if block.sequence != expected {
+                if expected <= whole {
+                    break;
+                }
+                previous = None;
+            }
+            if previous.is_some_and(|hash| block.previous_hash != hash) || !block.verify() {
+                return Err(wrong(block.sequence));
             }
             previous = Some(block.hash());
+            expected = block.sequence.saturating_add(1);
         }
-        Ok(())
+        if expected <= whole { Err(wrong(expected)) } else { Ok(()) }
     }
 
     /// The number of a chain; `None` if nothing is stored about this key.
@@ -223,6 +225,10 @@ impl ChainStore for SqliteStore {
     fn records(&self, kind: RecordKind) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
         self.rows(RECORDS, [kind.0], |row| Ok((row.get(0)?, row.get(1)?)))
     }
+}
+
+fn wrong(sequence: u32) -> OpenError {
+    OpenError::Damaged(format!("block {sequence} of the own chain is missing or wrong"))
 }
 
 fn raw_block(row: &Row<'_>) -> rusqlite::Result<(i64, Vec<u8>)> {
