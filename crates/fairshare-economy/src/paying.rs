@@ -91,7 +91,8 @@ impl Economy {
     /// The settlement that was asked for is signed and being stored. It counts since it was asked for.
     pub fn proposed(&mut self, _now: Now, block: &HalfBlock) {
         let (peer, sequence) = (block.link_owner, block.sequence);
-        let Some(take) = self.peers.get(&peer).map(|peer| &peer.take) else { return };
+        let Some(take) = self.peers.get_mut(&peer).map(|peer| &mut peer.take) else { return };
+        take.signed();
         let Some(Unconfirmed { before, cum }) = take.unconfirmed else { return };
         self.event(EconomyEvent::Settling { peer, sequence, down: cum - before, cum });
     }

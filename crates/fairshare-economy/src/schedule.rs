@@ -168,10 +168,16 @@ impl Schedule {
     /// Everything before `paid` is paid: forgets grants that nothing depends on any more. A grant stays until a byte
     /// behind it is paid, because its end may still have to be told again.
     pub(crate) fn advance(&mut self, paid: u64) {
+        self.advance_knowing(u32::MAX, paid);
+    }
+
+    /// The same, if the payer knew the grants up to number `newest` when it signed.
+    pub(crate) fn advance_knowing(&mut self, newest: u32, paid: u64) {
         if self.entries.is_empty() {
             self.start = self.start.max(paid);
         }
-        self.extend(Fit { known: self.entries.len() }, paid);
+        let known = self.entries.iter().take_while(|entry| entry.grant.number <= newest).count();
+        self.extend(Fit { known }, paid);
         while let (Some(first), true) = (self.entries.front(), self.entries.len() > 1) {
             let next = self.start.saturating_add(first.grant.room);
             if paid <= next {

@@ -44,6 +44,8 @@ pub(crate) struct Taker {
     pub(crate) settled: u64,
     /// At most one settlement is under way, so that they arrive in order.
     pub(crate) unconfirmed: Option<Unconfirmed>,
+    /// The newest grant that was known when it was asked for.
+    signed_knowing: u32,
     /// Names the pair session.
     pub(crate) ctx: [u8; 4],
     /// Pay everything down to the smallest settlement as soon as possible.
@@ -118,7 +120,7 @@ impl Taker {
         let (before, cum) = (self.paid, self.paid.checked_add(down)?);
         let knows_grants = self.schedule.last().is_some();
         let charge = knows_grants.then(|| self.schedule.charge(before, cum));
-        self.schedule.advance(cum);
+        self.signed_knowing = self.newest_grant();
         self.paid = cum;
         self.unconfirmed = Some(Unconfirmed { before, cum });
         self.unpaid_since = None;
@@ -130,8 +132,18 @@ impl Taker {
     /// prices by the same grants.
     //= spec/blocks.md#3-rules-per-type
     pub(crate) fn context(&self) -> [u8; 8] {
-        let known = self.schedule.last().map_or(0, |last| last.grant.number);
-        (u64::from(u32::from_be_bytes(self.ctx)) << 32 | u64::from(known)).to_be_bytes()
+        (u64::from(u32::from_be_bytes(self.ctx)) << 32 | u64::from(self.newest_grant())).to_be_bytes()
+    }
+
+    fn newest_grant(&self) -> u32 {
+        self.schedule.last().map_or(0, |last| last.grant.number)
+    }
+
+    /// The settlement is signed: what it paid for is behind us. Not before, as it may turn out that it cannot be.
+    pub(crate) fn signed(&mut self) {
+        if let Some(unconfirmed) = self.unconfirmed {
+            self.schedule.advance_knowing(self.signed_knowing, unconfirmed.cum);
+        }
     }
 
     /// The settlement could not be signed: nothing was paid.
@@ -189,6 +201,21 @@ mod tests {
         assert_eq!(taker.owed(), 0);
         taker.unsettle(Instant::START);
         assert_eq!((taker.owed(), taker.unconfirmed), (MIB, None));
+    }
+
+    //= spec/economy.md#52-price-and-charge
+    #[test]
+    fn a_settlement_that_could_not_be_signed_costs_the_same_when_it_can() {
+        let mut taker = Taker::default();
+        assert!(taker.grant(grant(1, PRICE_IDLE)) && taker.grant(grant(2, PRICE_FULL)));
+        taker.verified(Instant::START, 5 * MIB);
+        let due = taker.settle();
+        assert_eq!(due.and_then(|due| due.charge), Some(MIB / 2 + MIB));
+        taker.unsettle(Instant::START);
+        assert_eq!(taker.settle(), due);
+        assert!(taker.grant(grant(3, PRICE_IDLE)));
+        taker.signed();
+        assert_eq!(taker.schedule.start(), 4 * MIB, "the first grant is paid");
     }
 
     #[test]
