@@ -89,6 +89,7 @@ fn py_ipv8_is_discovered_and_both_countersign_the_proposals_of_the_other() {
         assert_eq!(pair["agreement"]["link_sequence_number"], pair["proposal"]["sequence_number"]);
     }
     both_hold_the_same_pairs(&node, &mut other, count);
+    println!("py-ipv8 2.3.0: {count} proposals each way, all countersigned, both chains equal at both");
 }
 
 fn propose_to(node: &Node, key: &str, number: usize) {

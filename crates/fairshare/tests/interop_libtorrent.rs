@@ -5,7 +5,7 @@ mod support;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use support::{
     Node, Process, SOON, fairshare, free_address, living_peer, living_peers, same_bytes, try_command,
     write_random_file,
@@ -68,8 +68,9 @@ impl World {
         command.args(["get", what, "--timeout", &TRANSFER.as_secs().to_string(), "--dir"]).arg(&to);
         command.args(peer.map(|peer| ["--peer", peer]).iter().flatten());
         let mut process = Process::start(&mut command);
-        process.event("finished", TRANSFER + SOON);
+        let finished = process.event("finished", TRANSFER + SOON);
         assert!(process.wait(SOON));
+        println!("libtorrent got {} MiB {into} in {} s", FILE_BYTES >> 20, finished["seconds"]);
         assert!(same_bytes(&self.source().join(NAME), &to.join(NAME)));
     }
 
@@ -80,8 +81,10 @@ impl World {
         let (to_text, limit) = (to.to_string_lossy().into_owned(), TRANSFER.as_secs().to_string());
         let mut arguments = vec!["get", what, "--to", &to_text, "--timeout", &limit];
         arguments.extend(peer.map(|peer| ["--peer", peer]).iter().flatten());
+        let start = Instant::now();
         let (code, printed) = try_command(&data, &arguments);
         assert_eq!(code, Some(0), "{printed}");
+        println!("we got {} MiB {into} in {} s", FILE_BYTES >> 20, start.elapsed().as_secs_f64());
         assert!(same_bytes(&self.source().join(NAME), &to.join(NAME)));
     }
 }
