@@ -1,6 +1,6 @@
 //! `fairshare bt-bench`: the engine against others. The node that runs is the product's, without overlay peers and with
 //! everybody served, so that only the engine is measured.
-//= interfaces.md#41-contract-for-scripts-stable-from-the-first-release-tests-rely-on-it
+//= spec/interfaces.md#41-contract-for-scripts-stable-from-the-first-release-tests-rely-on-it
 
 use crate::cli::{BenchArgs, BtBench};
 use crate::config::Layered;

@@ -7,7 +7,7 @@ use fairshare_crypto::PublicKey;
 use fairshare_host::NodeHandle;
 use fairshare_node::{Command, Event, Reply};
 use fairshare_swarm::{InfoHash, Refusal, StreamId, SwarmEvent};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddrV4;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -45,7 +45,6 @@ pub(crate) struct Face {
 #[derive(Default)]
 struct Seen {
     sessions: BTreeMap<StreamId, (PublicKey, InfoHash)>,
-    complete: BTreeSet<InfoHash>,
     refusals: VecDeque<Met>,
     /// Providers that refuse now, by torrent.
     refusing: BTreeMap<(InfoHash, PublicKey), Refusal>,
@@ -115,15 +114,9 @@ impl Face {
         node.command(command).await.map_err(|_| Down)
     }
 
-    /// Whether every piece of a torrent is verified and written.
-    pub(crate) fn is_complete(&self, torrent: &InfoHash) -> bool {
-        self.lock().complete.contains(torrent)
-    }
-
     /// Forgets what is known of a torrent.
     pub(crate) fn forget(&self, torrent: &InfoHash) {
         let mut seen = self.lock();
-        seen.complete.remove(torrent);
         seen.refusing.retain(|(of, _), _| of != torrent);
     }
 
@@ -148,12 +141,6 @@ impl Face {
             }
             SwarmEvent::SessionClosed { id, .. } => {
                 seen.sessions.remove(id);
-            }
-            SwarmEvent::Finished(torrent) => {
-                seen.complete.insert(*torrent);
-            }
-            SwarmEvent::Checked { torrent, held, pieces } if held == pieces => {
-                seen.complete.insert(*torrent);
             }
             SwarmEvent::RefusedBy { id, refusal } => {
                 let Some((provider, torrent)) = seen.sessions.get(id).copied() else { return };

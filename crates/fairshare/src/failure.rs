@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 /// Exit codes of every command.
-//= interfaces.md#41-contract-for-scripts-stable-from-the-first-release-tests-rely-on-it
+//= spec/interfaces.md#41-contract-for-scripts-stable-from-the-first-release-tests-rely-on-it
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exit {
     /// Something went wrong while doing what was asked.

@@ -1,6 +1,6 @@
 //! The JSON forms of what a node knows: amounts of 64 bits as decimal text with the unit in the name, keys and hashes
 //! in lower-case hex. The API sends them and the command line prints them unchanged.
-//= interfaces.md#41-contract-for-scripts-stable-from-the-first-release-tests-rely-on-it
+//= spec/interfaces.md#41-contract-for-scripts-stable-from-the-first-release-tests-rely-on-it
 
 use crate::face::Face;
 use fairshare_economy::{AccountView, MU};

@@ -1,5 +1,5 @@
 //! The passphrase of the identity, from a file descriptor: an argument or a variable can be read by other programs.
-//= interfaces.md#41-contract-for-scripts-stable-from-the-first-release-tests-rely-on-it
+//= spec/interfaces.md#41-contract-for-scripts-stable-from-the-first-release-tests-rely-on-it
 
 use crate::failure::{Failure, Outcome};
 use fairshare_host::Passphrase;

@@ -31,7 +31,7 @@ pub(crate) fn run(args: &cli::Run) -> Outcome {
     let data = Some(folder.path().to_owned());
     let standing = Standing::start(Setup { data, layered, peers: args.peers.clone(), passphrase })?;
     standing.watch(&interrupt);
-    //= interfaces.md#41-contract-for-scripts-stable-from-the-first-release-tests-rely-on-it
+    //= spec/interfaces.md#41-contract-for-scripts-stable-from-the-first-release-tests-rely-on-it
     let ready = json!({
         "event": "ready",
         "public_key": standing.public_key().to_string(),

@@ -40,7 +40,7 @@ fn failure(output: &Output, code: i32) -> String {
     text
 }
 
-//= interfaces.md#41-contract-for-scripts-stable-from-the-first-release-tests-rely-on-it
+//= spec/interfaces.md#41-contract-for-scripts-stable-from-the-first-release-tests-rely-on-it
 #[test]
 fn an_identity_under_a_passphrase_opens_with_it_only() {
     let folder = tempfile::tempdir().expect("a temporary folder");

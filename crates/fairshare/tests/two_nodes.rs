@@ -67,12 +67,35 @@ fn check_chains(anna: &Node, boris: &Node) {
     });
     assert!(!payments.is_empty());
     assert!(payments.iter().all(|payment| payment["peer"] == anna.key.as_str()));
+    assert_eq!(history_by_pages(boris), payments, "page by page the same as at once");
     for (here, there) in [(anna, boris), (boris, anna)] {
         let own = here.command(&["chain", "show", "me"]);
         assert_eq!(own, there.command(&["chain", "show", &here.key]), "both hold the same blocks");
         let report = there.command(&["chain", "verify", &here.key]);
         assert_eq!(report["ok"], true, "{report}");
         assert_eq!(here.command(&["chain", "proofs"]), serde_json::json!([]));
+    }
+}
+
+/// The payments in pages of one, each asked for by the last number of the page before.
+fn history_by_pages(node: &Node) -> Vec<Value> {
+    let read = |name: &str| fs::read_to_string(node.data.join(name)).expect("a running node has it");
+    let api: Value = serde_json::from_str(&read("api.json")).expect("JSON");
+    let address = api["api"].as_str().expect("an address").to_owned();
+    let bearer = format!("Bearer {}", read("api.token").trim());
+    let mut payments: Vec<Value> = Vec::new();
+    loop {
+        let after =
+            payments.last().map_or_else(String::new, |last| format!("&after={}", last["sequence_number"]));
+        let url = format!("http://{address}/api/v1/tokens/history?limit=1{after}");
+        let answer = ureq::get(&url).header("authorization", &bearer).call().expect("the node answers");
+        let text = answer.into_body().read_to_string().expect("text");
+        let page: Vec<Value> = serde_json::from_str(&text).expect("a list");
+        if page.is_empty() {
+            return payments;
+        }
+        assert!(page.len() == 1 && !payments.contains(&page[0]), "{page:?} after {payments:?}");
+        payments.extend(page);
     }
 }
 

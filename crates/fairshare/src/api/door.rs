@@ -4,7 +4,7 @@
 //! A random token lies in a file that only its owner can read. Programs show it as bearer; a browser exchanges it on
 //! its first visit for a cookie that scripts cannot read. `Host` is checked against DNS rebinding, `Origin` against
 //! other pages, and a write by cookie needs a header that a foreign page cannot add.
-//= interfaces.md#2-how-the-web-ui-is-built-decision
+//= spec/interfaces.md#2-how-the-web-ui-is-built-decision
 
 use crate::api::problem::Problem;
 use axum::extract::{Request, State};

@@ -1,5 +1,5 @@
 //! The event stream: a ring of what happened last, and server-sent events from any point of it.
-//= interfaces.md#5-api-axum-08-utoipa-6--utoipa-axum-03---apiv1openapijson
+//= spec/interfaces.md#5-api-axum-08-utoipa-6--utoipa-axum-03---apiv1openapijson
 
 use crate::show::rfc3339;
 use axum::response::sse::{Event, KeepAlive, Sse};

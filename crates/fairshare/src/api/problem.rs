@@ -1,5 +1,5 @@
 //! Errors of the API as RFC 9457 problem documents with a stable code and a hint.
-//= interfaces.md#5-api-axum-08-utoipa-6--utoipa-axum-03---apiv1openapijson
+//= spec/interfaces.md#5-api-axum-08-utoipa-6--utoipa-axum-03---apiv1openapijson
 
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};

@@ -39,20 +39,24 @@ pub(crate) async fn balance(
     })))
 }
 
+/// A page of the payments.
 #[derive(Debug, Deserialize)]
-pub(crate) struct Limit {
+pub(crate) struct Page {
     limit: Option<usize>,
+    /// Number of the last payment of the page before.
+    after: Option<u32>,
 }
 
-/// The payments on the own chain, newest first.
+/// The payments on the own chain, newest first: those that follow `after`, at most `limit`.
 pub(crate) async fn history(
     State(api): State<Arc<Api>>,
     Query(which): Query<Which>,
-    Query(limit): Query<Limit>,
+    Query(page): Query<Page>,
 ) -> Result<Body<Json>, Problem> {
     let face = api.face(&which)?;
-    let limit = limit.limit.unwrap_or(HISTORY_DEFAULT).min(HISTORY_MAX);
-    let mut to = status_of(face).await?.chain_length;
+    let limit = page.limit.unwrap_or(HISTORY_DEFAULT).min(HISTORY_MAX);
+    let newest = status_of(face).await?.chain_length;
+    let mut to = page.after.map_or(newest, |after| newest.min(after.saturating_sub(1)));
     let mut payments = Vec::new();
     while to > 0 && payments.len() < limit {
         let from = to.saturating_sub(PAGE - 1).max(1);

@@ -14,12 +14,26 @@ pub(crate) fn run(command: &Tokens) -> Outcome {
             print::one(options.json, &tokens, || balance(&tokens));
         }
         Tokens::History(args) => {
-            let path = format!("/api/v1/tokens/history?limit={}", args.limit);
-            let history = Client::find(&args.client)?.get(&path)?;
+            let history = history(&Client::find(&args.client)?, args.limit)?;
             print::one(args.client.json, &history, || lines(&history, payment, "nothing was paid yet"));
         }
     }
     Ok(())
+}
+
+/// The newest `limit` payments. The API gives pages; a page that is empty is the end.
+fn history(client: &Client, limit: usize) -> Outcome<Json> {
+    let mut payments: Vec<Json> = Vec::new();
+    while payments.len() < limit {
+        let after =
+            payments.last().map_or_else(String::new, |last| format!("&after={}", last["sequence_number"]));
+        let page = client.get(&format!("/api/v1/tokens/history?limit={}{after}", limit - payments.len()))?;
+        match page.as_array() {
+            Some(page) if !page.is_empty() => payments.extend(page.iter().cloned()),
+            _ => break,
+        }
+    }
+    Ok(Json::Array(payments))
 }
 
 fn balance(tokens: &Json) -> String {

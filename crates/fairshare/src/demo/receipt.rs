@@ -1,5 +1,5 @@
 //! What the story promised, what it kept, and the receipt at the end.
-//= interfaces.md#41-contract-for-scripts-stable-from-the-first-release-tests-rely-on-it
+//= spec/interfaces.md#41-contract-for-scripts-stable-from-the-first-release-tests-rely-on-it
 
 use crate::show;
 use serde_json::{Value as Json, json};

@@ -243,9 +243,14 @@ impl Player {
         Ok(self.torrents().await?.iter().filter(|one| one.info_hash != own).map(|one| one.held_bytes).sum())
     }
 
-    /// Whether every piece of these torrents is verified and written.
-    pub(crate) fn has(&self, torrents: impl IntoIterator<Item = InfoHash>) -> bool {
-        torrents.into_iter().all(|torrent| self.face.is_complete(&torrent))
+    /// Whether every piece of these torrents is verified and written. A player that was killed and is not back has
+    /// nothing for the moment.
+    pub(crate) async fn has(&self, wanted: &[InfoHash]) -> Outcome<bool> {
+        if self.face.node().is_none() {
+            return Ok(false);
+        }
+        let held = self.torrents().await?;
+        Ok(wanted.iter().all(|hash| held.iter().any(|one| one.info_hash == *hash && one.finished)))
     }
 
     /// Own blocks from `from` on.

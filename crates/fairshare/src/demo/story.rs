@@ -61,7 +61,7 @@ pub(crate) async fn trade(stage: &Stage, say: &Narrator) -> Outcome<Vec<Promise>
     let mut done = Vec::new();
     for player in stage.with(Role::Honest) {
         let wants = hashes(stage, &player.actor.wants);
-        until(async || Ok(player.has(wants.iter().copied()).then_some(()))).await?;
+        until(async || Ok(player.has(&wants).await?.then_some(()))).await?;
         done.push(player.actor.name);
         say.line(&format!("{} has everything it wanted", player.actor.name));
     }
@@ -111,12 +111,12 @@ pub(crate) async fn free_rider(stage: &Stage, say: &Narrator) -> Outcome<Vec<Pro
     tokio::time::sleep(BEAT).await;
     let before = rick.held().await?;
     let wants = hashes(stage, &rick.actor.wants);
-    let unfinished = !rick.has(wants.iter().copied());
+    let unfinished = !rick.has(&wants).await?;
     rick.tell(Command::SetUpload(true)).await?;
     say.line(&format!("{} begins to give", rick.actor.name));
     let grown = until(async || Ok(Some(rick.held().await?).filter(|held| *held > before))).await?;
     say.line(&format!("{} is served again: {} more", rick.actor.name, show::bytes(grown - before)));
-    until(async || Ok(rick.has(wants.iter().copied()).then_some(()))).await?;
+    until(async || Ok(rick.has(&wants).await?.then_some(()))).await?;
     say.line(&format!("{} has everything it wanted, by giving", rick.actor.name));
     Ok(vec![
         allowance,
@@ -153,7 +153,7 @@ async fn refused_for_good(stage: &Stage, rick: &Player) -> Outcome<BTreeMap<Publ
         if held > 0 && told {
             return Ok(refusing);
         }
-        if rick.has(wants.iter().copied()) {
+        if rick.has(&wants).await? {
             return Err(Failure::failed("demo", "the free-rider finished without giving anything"));
         }
         tokio::time::sleep(LOOK).await;
@@ -244,8 +244,12 @@ pub(crate) async fn forker(stage: &Stage, say: &Narrator) -> Outcome<Vec<Promise
     let own = [zoe.share.torrent.info_hash()];
     let wants = hashes(stage, &zoe.actor.wants);
     until(async || {
-        let given = stage.with(Role::Honest).all(|player| player.has(own));
-        Ok((given && zoe.has(wants.iter().copied())).then_some(()))
+        for player in stage.with(Role::Honest) {
+            if !player.has(&own).await? {
+                return Ok(None);
+            }
+        }
+        Ok(zoe.has(&wants).await?.then_some(()))
     })
     .await?;
     let first = until(async || newest_answered(zoe).await).await?;
