@@ -77,6 +77,24 @@ fn a_payment_becomes_a_pair_on_both_sides() {
 
 //= spec/trustchain.md#12-where-we-must-be-better-than-the-reference-each-seen-in-code-or-reproduced
 #[test]
+fn a_payer_is_busy_until_the_answer_to_its_payment_is_on_disk() {
+    let mut world = World::new(5, 2, Faults { disk_ms: 5, ..Faults::default() });
+    assert!(!world.nodes[0].ledger.is_writing());
+    let proposal = pay(&mut world, 0, 1, 1 << 20).expect("signed");
+    for _ in 0..500 {
+        world.run(Duration::from_millis(1));
+        let ledger = &world.nodes[0].ledger;
+        let waits = ledger.outstanding().next().is_some();
+        if !store(&world, 0).links_to(&proposal.owner, 1).expect("memory").is_empty() {
+            return assert!(!waits && !ledger.is_writing());
+        }
+        assert!(waits || ledger.is_writing(), "at rest without the answer");
+    }
+    panic!("no answer");
+}
+
+//= spec/trustchain.md#12-where-we-must-be-better-than-the-reference-each-seen-in-code-or-reproduced
+#[test]
 fn no_number_is_used_twice_and_pairs_are_equal_after_loss_reordering_and_crashes() {
     for seed in 0..40 {
         let faults = Faults { loss: 20, duplication: 10, delay_ms: 400, disk_ms: 30, disk_failure: 5 };

@@ -144,7 +144,9 @@ impl<S: ChainStore> Node<S> {
     /// what a node that is about to end waits for.
     pub fn has_unfinished_business(&self) -> bool {
         let answerable = |block: &Arc<HalfBlock>| self.session_with(&block.link_owner).is_some();
-        !self.persists.open.is_empty() || self.ledger.outstanding().any(answerable)
+        !self.persists.open.is_empty()
+            || self.ledger.is_writing()
+            || self.ledger.outstanding().any(answerable)
     }
 
     /// The store, for a driver that applies batches to it by itself.

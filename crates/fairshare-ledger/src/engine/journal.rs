@@ -93,6 +93,12 @@ impl<S: ChainStore> Ledger<S> {
         !self.journal.failed.is_empty() || !self.journal.again.is_empty()
     }
 
+    /// Whether something that concerns us is accepted and not on disk yet: own blocks, and the other halves of own
+    /// blocks, also while they wait for company. Blocks of others alone do not count: they never cease to come.
+    pub fn is_writing(&self) -> bool {
+        self.journal.group.urgent || self.journal.in_flight.values().any(|batch| batch.urgent)
+    }
+
     /// Writes an own block at once, together with what it answers and what it stands on (own blocks that peers
     /// brought back), if that is not on its way yet.
     pub(super) fn write_own(&mut self, block: &Arc<HalfBlock>, answer_to: Option<Source>, mut batch: Batch) {

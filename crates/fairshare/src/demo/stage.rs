@@ -5,7 +5,7 @@ use crate::config::Config;
 use crate::demo::audit::Books;
 use crate::demo::content::Share;
 use crate::demo::scenario::{Actor, Role, STRANGER_BYTES};
-use crate::face::Face;
+use crate::face::{Down, Face};
 use crate::failure::{Failure, Outcome};
 use crate::folder::write_whole;
 use crate::shelf::{Entry, Shelf};
@@ -246,10 +246,11 @@ impl Player {
     /// Whether every piece of these torrents is verified and written. A player that was killed and is not back has
     /// nothing for the moment.
     pub(crate) async fn has(&self, wanted: &[InfoHash]) -> Outcome<bool> {
-        if self.face.node().is_none() {
-            return Ok(false);
-        }
-        let held = self.torrents().await?;
+        let held = match self.face.ask(Command::Torrents).await {
+            Ok(Reply::Torrents(torrents)) => torrents,
+            Ok(_) => return Err(unexpected()),
+            Err(Down) => return Ok(false),
+        };
         Ok(wanted.iter().all(|hash| held.iter().any(|one| one.info_hash == *hash && one.finished)))
     }
 
