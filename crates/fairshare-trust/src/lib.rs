@@ -1,0 +1,1 @@
+//! Reputation: a weighted graph in, scores out.

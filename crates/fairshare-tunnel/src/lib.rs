@@ -1,0 +1,1 @@
+//! Circuits: originators, relays, exits and hidden services of the anonymous overlay.
