@@ -9,6 +9,7 @@
 mod command;
 mod contract;
 mod node;
+mod tickets;
 mod translate;
 
 pub use contract::{Command, Event, Input, NodeStatus, Output, Reply, Traffic};

@@ -1,6 +1,7 @@
 //! The node: routing of inputs to engines, and of one engine's events to another's verbs.
 
 use crate::contract::{Event, Input, Output, Reply, Traffic};
+use crate::tickets::Tickets;
 use crate::translate;
 use bytes::Bytes;
 use fairshare_crypto::{PublicKey, Rng, SecretKey};
@@ -144,7 +145,7 @@ impl<S: ChainStore> Node<S> {
     /// what a node that is about to end waits for.
     pub fn has_unfinished_business(&self) -> bool {
         let answerable = |block: &Arc<HalfBlock>| self.session_with(&block.link_owner).is_some();
-        !self.persists.open.is_empty()
+        !self.persists.is_empty()
             || self.ledger.is_writing()
             || self.ledger.outstanding().any(answerable)
     }
@@ -522,31 +523,6 @@ const fn session(id: StreamId) -> SessionId {
 
 const fn stream(id: SessionId) -> StreamId {
     StreamId(id.0)
-}
-
-/// Numbers for requests, and what each stands for until it is answered.
-#[derive(Debug)]
-struct Tickets<T> {
-    next: u64,
-    open: BTreeMap<u64, T>,
-}
-
-impl<T> Default for Tickets<T> {
-    fn default() -> Self {
-        Self { next: 0, open: BTreeMap::new() }
-    }
-}
-
-impl<T> Tickets<T> {
-    fn issue(&mut self, what: T) -> u64 {
-        self.next += 1;
-        self.open.insert(self.next, what);
-        self.next
-    }
-
-    fn take(&mut self, ticket: u64) -> Option<T> {
-        self.open.remove(&ticket)
-    }
 }
 
 #[cfg(test)]
