@@ -20,6 +20,9 @@ const PYTHON_VERSION: &str = "3.11";
 /// A living peer in a Python environment of its own, pinned by `interop/constraints-NAME.txt`.
 const ENVIRONMENTS: [&str; 3] = ["ipv8-2.3", "ipv8-3.2", "libtorrent"];
 
+/// What the tests in network namespaces need of the system: (program, its package).
+const NETWORK_TOOLS: [(&str, &str); 2] = [("ip", "iproute2"), ("tcpdump", "tcpdump")];
+
 /// The checker of licences, sources and duplicate versions.
 const DENY_VERSION: &str = "0.20.2";
 
@@ -27,7 +30,7 @@ const DENY_VERSION: &str = "0.20.2";
 pub(crate) fn run(mut arguments: Arguments) -> Result<bool, String> {
     let yes = arguments.switch("--yes");
     arguments.finish()?;
-    let outcomes = [peers(yes).map(|_| ()), deny().map(|_| ())];
+    let outcomes = [peers(yes).map(|_| ()), network_tools(yes), deny().map(|_| ())];
     for reason in outcomes.iter().filter_map(|outcome| outcome.as_ref().err()) {
         eprintln!("setup: {reason}");
     }
@@ -42,6 +45,20 @@ pub(crate) fn peers(yes: bool) -> Result<PathBuf, String> {
         environment(name, &folder, yes)?;
     }
     Ok(folder)
+}
+
+/// Installs what makes network namespaces and captures their packets.
+pub(crate) fn network_tools(yes: bool) -> Result<(), String> {
+    let missing = NETWORK_TOOLS.iter().filter(|(program, _)| !is_installed(program));
+    let packages = missing.map(|(_, package)| *package).collect::<Vec<_>>();
+    if packages.is_empty() { Ok(()) } else { system_packages(&packages, yes) }
+}
+
+/// Whether the search path has `program`, also in the folders that only root searches.
+fn is_installed(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
+    folders.into_iter().any(|folder| folder.join(program).is_file())
 }
 
 /// Installs cargo-deny; the path of the program.

@@ -15,7 +15,10 @@ const KILLS: &str = "10";
 const DEMO_MINUTES: &str = "3";
 
 /// Test targets of the binary that have a group of their own.
-const OWN_GROUPS: [&str; 3] = ["kill", "interop_ipv8", "interop_libtorrent"];
+const OWN_GROUPS: [&str; 5] = ["kill", "interop_ipv8", "interop_libtorrent", "interop_tunnel", "leak"];
+
+/// The targets of the interop group: against living peers, and in network namespaces.
+const INTEROP_TARGETS: [&str; 4] = ["interop_ipv8", "interop_libtorrent", "interop_tunnel", "leak"];
 
 /// Choices that hold for the whole run.
 pub(crate) struct Choice {
@@ -158,7 +161,8 @@ fn interop(choice: &Choice) -> Counts {
 
 /// The tests against living peers, which are installed first.
 pub(crate) fn interop_command(require_all: bool, yes: bool) -> Command {
-    let tests = ["--package", "fairshare", "--test", "interop_ipv8", "--test", "interop_libtorrent"];
+    let mut tests = vec!["--package", "fairshare"];
+    INTEROP_TARGETS.iter().for_each(|target| tests.extend(["--test", *target]));
     let mut cargo = cargo_test(&tests, require_all);
     // One at a time: each starts peers of its own and moves hundreds of megabytes.
     cargo.args(["--", "--test-threads=1"]);
@@ -168,6 +172,9 @@ pub(crate) fn interop_command(require_all: bool, yes: bool) -> Command {
         }
         // Without the folder the tests skip themselves, or fail where nothing may be skipped.
         Err(reason) => println!("the living peers cannot be installed: {reason}"),
+    }
+    if let Err(reason) = setup::network_tools(yes) {
+        println!("the tools for network namespaces cannot be installed: {reason}");
     }
     cargo
 }

@@ -3,6 +3,11 @@
 //! Nothing sleeps for a result: everything waits for a condition, with a limit after which the test fails.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub(crate) mod capture;
+pub(crate) mod netns;
+pub(crate) mod tunnel;
+
+use netns::Host;
 use serde_json::{Value, json};
 use std::env;
 use std::fs::{self, File};
@@ -16,6 +21,8 @@ use std::time::{Duration, Instant};
 
 /// Limit of a step that takes well under a second on an idle machine.
 pub(crate) const SOON: Duration = Duration::from_secs(60);
+/// Where nodes on hosts of their own listen.
+const NODE_PORT: u16 = 7000;
 /// Pause between two looks at a condition.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -131,26 +138,42 @@ pub(crate) struct Node {
     pub(crate) data: PathBuf,
     pub(crate) key: String,
     pub(crate) listen: String,
+    /// The host it runs on, if not on the machine itself.
+    host: Option<Host>,
 }
 
 impl Node {
     /// Starts `fairshare run` on the data folder. `arguments` come after those every test node has.
     pub(crate) fn start(data: &Path, arguments: &[&str]) -> Self {
+        let has_address = arguments.contains(&"--listen");
+        let mut all = if has_address { Vec::new() } else { vec!["--listen", "127.0.0.1:0"] };
+        all.extend(arguments);
+        Self::start_at(None, data, &all)
+    }
+
+    /// The same on a host of a test's own internet, listening at that host's address.
+    pub(crate) fn start_on(host: &Host, data: &Path, arguments: &[&str]) -> Self {
+        let listen = host.port(NODE_PORT);
+        let mut all = vec!["--listen", &listen];
+        all.extend(arguments);
+        Self::start_at(Some(host.clone()), data, &all)
+    }
+
+    fn start_at(host: Option<Host>, data: &Path, arguments: &[&str]) -> Self {
         let mut command = fairshare();
         command.args(["run", "--no-bootstrap", "--api", "127.0.0.1:0", "--json", "--data"]).arg(data);
-        let has_address = arguments.contains(&"--listen");
-        command.args(if has_address { &[][..] } else { &["--listen", "127.0.0.1:0"] }).args(arguments);
-        let process = Process::start(&mut command);
+        command.args(arguments);
+        let process = Process::start(&mut at(host.as_ref(), command));
         let ready = process.next_json("ready", SOON);
         assert_eq!(ready["event"], "ready", "{ready}");
         let text =
             |name: &str| ready[name].as_str().unwrap_or_else(|| panic!("no {name} in {ready}")).to_owned();
-        Self { process, data: data.to_path_buf(), key: text("public_key"), listen: text("listen") }
+        Self { process, data: data.to_path_buf(), key: text("public_key"), listen: text("listen"), host }
     }
 
     /// Runs a command against this node: its exit code and the JSON value it printed, if it did.
     pub(crate) fn try_command(&self, arguments: &[&str]) -> (Option<i32>, Value) {
-        try_command(&self.data, arguments)
+        try_command_at(self.host.as_ref(), &self.data, arguments)
     }
 
     /// Runs a command that must succeed; the JSON value it printed.
@@ -168,13 +191,25 @@ impl Node {
 
 /// Runs a command against the node of a data folder.
 pub(crate) fn try_command(data: &Path, arguments: &[&str]) -> (Option<i32>, Value) {
+    try_command_at(None, data, arguments)
+}
+
+fn try_command_at(host: Option<&Host>, data: &Path, arguments: &[&str]) -> (Option<i32>, Value) {
     let mut command = fairshare();
-    let output = command.args(arguments).arg("--data").arg(data).arg("--json").output();
-    let output = output.expect("the program can be started");
+    command.args(arguments).arg("--data").arg(data).arg("--json");
+    let output = at(host, command).output().expect("the program can be started");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let value = serde_json::from_str(&text)
         .unwrap_or_else(|_| json!({ "stdout": text, "stderr": String::from_utf8_lossy(&output.stderr) }));
     (output.status.code(), value)
+}
+
+/// `command` on a host of the test's own internet, or on the machine itself.
+fn at(host: Option<&Host>, command: Command) -> Command {
+    match host {
+        Some(host) => host.on(&command),
+        None => command,
+    }
 }
 
 /// Writes `DIR/config.toml`.
