@@ -1,12 +1,13 @@
 """A living libtorrent 2.x client without DHT, local discovery or port mapping, for the tests.
 
     python libtorrent_peer.py create FILE --to FILE.torrent [--piece-length N]
-    python libtorrent_peer.py seed FILE.torrent --dir DIR [--listen ip:port]
-    python libtorrent_peer.py get FILE.torrent|MAGNET --dir DIR [--listen ip:port] [--peer ip:port]...
+    python libtorrent_peer.py seed FILE.torrent --dir DIR [--listen ip:port] [--utp] [--tracker URL]...
+    python libtorrent_peer.py get FILE.torrent|MAGNET --dir DIR [--listen ip:port] [--utp] [--peer ip:port]...
 
 Prints one JSON object a line: {"event": "ready", "listen": "ip:port"} once it listens, {"event": "progress", "done":
 bytes, "total": bytes, "peers": n} each second, {"event": "finished", "seconds": s} when all is verified and written.
-A seeder ends when its standard input closes; a getter ends by itself, with exit code 0, or 1 after --timeout seconds.
+With --utp it speaks uTP and no TCP, else TCP and no uTP; with --socks everything goes through that SOCKS5 server. A
+seeder ends when its standard input closes; a getter ends by itself, with exit code 0, or 1 after --timeout seconds.
 """
 import argparse
 import json
@@ -23,16 +24,32 @@ def say(**message):
     sys.stdout.flush()
 
 
-def session(listen):
-    return lt.session({
-        "listen_interfaces": listen,
+def proxy(address):
+    if address is None:
+        return {}
+    host, port = address_of(address)
+    return {
+        "proxy_type": lt.proxy_type_t.socks5,
+        "proxy_hostname": host,
+        "proxy_port": port,
+        "proxy_peer_connections": True,
+        "proxy_tracker_connections": True,
+        "proxy_hostnames": True,
+    }
+
+
+def session(arguments):
+    return lt.session(proxy(arguments.socks) | {
+        "listen_interfaces": arguments.listen,
         "enable_dht": False,
         "enable_lsd": False,
         "enable_upnp": False,
         "enable_natpmp": False,
-        # Clear TCP first: what is tested is the peer wire, not the transports of later parts.
-        "enable_outgoing_utp": False,
-        "enable_incoming_utp": False,
+        # One transport at a time, so that a test knows which one it tests.
+        "enable_outgoing_utp": arguments.utp,
+        "enable_incoming_utp": arguments.utp,
+        "enable_outgoing_tcp": not arguments.utp,
+        "enable_incoming_tcp": not arguments.utp,
         # All peers of a test share one address.
         "allow_multiple_connections_per_ip": True,
         "max_peerlist_size": 100,
@@ -61,6 +78,7 @@ def add(ses, arguments):
         parameters = lt.add_torrent_params()
         parameters.ti = lt.torrent_info(arguments.source)
     parameters.save_path = arguments.dir
+    parameters.trackers = parameters.trackers + arguments.tracker
     parameters.flags &= ~lt.torrent_flags.auto_managed & ~lt.torrent_flags.paused
     handle = ses.add_torrent(parameters)
     for peer in arguments.peer:
@@ -96,7 +114,7 @@ def stop_with_input():
 
 def run(arguments):
     threading.Thread(target=stop_with_input, daemon=True).start()
-    ses = session(arguments.listen)
+    ses = session(arguments)
     while ses.listen_port() == 0:
         time.sleep(0.01)
     say(event="ready", listen=f"{arguments.listen.rsplit(':', 1)[0]}:{ses.listen_port()}")
@@ -122,6 +140,9 @@ def main():
     parser.add_argument("--dir", default=".")
     parser.add_argument("--listen", default="127.0.0.1:0")
     parser.add_argument("--peer", action="append", default=[])
+    parser.add_argument("--tracker", action="append", default=[])
+    parser.add_argument("--utp", action="store_true")
+    parser.add_argument("--socks")
     parser.add_argument("--timeout", type=float, default=300.0)
     parser.add_argument("--linger", type=float, default=0.2, help="seconds a getter lives on after it finished")
     arguments = parser.parse_args()

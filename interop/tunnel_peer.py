@@ -1,13 +1,14 @@
-"""A living py-ipv8 3.2.1 node of the stock tunnel community, driven over standard input and output, one JSON object a line.
+"""A living py-ipv8 3.2.1 node of the stock tunnel community, driven over standard input and output by JSON lines.
 
-It originates, relays and exits, over py-ipv8's own UDP endpoint or over that of ipv8-rust-tunnels. It never contacts a
-bootstrap server and knows only whom it is told or who told it.
+It originates, relays, exits and takes every part in hidden services, over py-ipv8's own UDP endpoint or over that of
+ipv8-rust-tunnels. It never contacts a bootstrap server and knows only whom it is told or who told it.
 
-    python tunnel_peer.py [--ip 127.0.0.1] [--port 0] [--endpoint python|rust] [--flags relay,exit_bt,exit_ipv8,speed_test]
+    python tunnel_peer.py [--ip IP] [--port PORT] [--endpoint python|rust] [--flags relay,exit_bt,exit_ipv8,speed_test]
 
-The first line out is {"event": "ready", "public_key": hex, "listen": "ip:port", "endpoint": name}. A circuit that closes
-is told as {"event": "closed", "circuit": n, "reason": text}. Commands, each answered by one line with the same "id"; an
-answer may come late, and has "error" when the command failed:
+The first line out is {"event": "ready", "public_key": hex, "listen": "ip:port", "endpoint": name}. Later events:
+{"event": "closed", "circuit": n, "reason": text} for a circuit of its own, and {"event": "linked", "circuit": n} for a
+downloader's circuit that reached a hidden seeder. Commands, each answered by one line with the same "id"; an answer may
+come late, and has "error" when the command failed:
 
     {"id": 1, "do": "introduce", "address": "ip:port"}    walk to an address until its owner is a candidate
     {"id": 2, "do": "candidates"}                         -> {"candidates": [{"key", "address", "flags": [..]}]}
@@ -16,7 +17,8 @@ answer may come late, and has "error" when the command failed:
                                                           both -> {"circuit": n, "path": [key, ..]} when it is ready
     {"id": 5, "do": "circuits"}                           -> {"circuits": [{"circuit", "state", "path", ..}]}
     {"id": 6, "do": "send", "circuit": n, "to": "ip:port", "data": hex}
-    {"id": 7, "do": "received", "circuit": n}             -> {"received": [{"origin", "data"}]} since the last such command
+                                                          on a linked circuit "to" is "0.0.0.0:0"
+    {"id": 7, "do": "received", "circuit": n}             -> {"received": [{"origin", "data"}]} since the last time
     {"id": 8, "do": "echo", "circuit": n, "to": "ip:port", "sizes": [..]}
                                                           uTP-like datagrams to an echo server, one after the other
                                                           -> {"echoed": n} or an error
@@ -24,7 +26,10 @@ answer may come late, and has "error" when the command failed:
                                                           the speed test of py-ipv8 -> {"messages_received": n, ..}
     {"id": 10, "do": "destroy", "circuit": n}
     {"id": 11, "do": "statistics"}                        -> {"relays": [..], "exits": [..]}: what it carries for others
-    {"id": 12, "do": "quit"}
+    {"id": 12, "do": "seed", "lookup": hex, "hops": n, "point": key}
+                                                          joins a hidden swarm and makes an introduction point there
+    {"id": 13, "do": "join", "lookup": hex, "hops": n}    joins it as a downloader
+    {"id": 14, "do": "quit"}
 """
 import argparse
 import asyncio
@@ -33,8 +38,11 @@ import logging
 import os
 import sys
 
+from ipv8.community import Community, CommunitySettings
+from ipv8.dht.discovery import DHTDiscoveryCommunity
+from ipv8.dht.provider import DHTCommunityProvider
 from ipv8.keyvault.crypto import default_eccrypto
-from ipv8.messaging.anonymization.community import TunnelCommunity, TunnelSettings
+from ipv8.messaging.anonymization.hidden_services import HiddenTunnelCommunity, HiddenTunnelSettings
 from ipv8.messaging.anonymization.tunnel import (
     CIRCUIT_STATE_READY,
     DESTROY_REASON_UNNEEDED,
@@ -85,7 +93,27 @@ def utp_like(size):
     return b"\x01\x00" + os.urandom(size - 2)
 
 
-class PathedCommunity(TunnelCommunity):
+def own_address(overlay):
+    return UDPv4Address(*overlay.endpoint.get_address()[:2])
+
+
+# Every overlay says the address of its socket. What it would guess is that of some interface of the machine.
+Community.my_estimated_lan = Community.my_estimated_wan = property(own_address, lambda overlay, guess: None)
+
+
+class NoService:
+    """Stands for py-ipv8's service object: takes the overlays of introduction points, but never walks in them, because
+    their walk begins at the bootstrap servers."""
+
+    def __init__(self):
+        self.overlays = []
+        self.strategies = []
+
+    def add_strategy(self, overlay, strategy, target_peers):
+        self.overlays.append(overlay)
+
+
+class PathedCommunity(HiddenTunnelCommunity):
     """The stock community, which can be told the hops of a circuit, and which keeps what comes back."""
 
     def __init__(self, settings):
@@ -137,17 +165,15 @@ class Node:
             # It exits to loopback only from a socket bound there.
             self.endpoint.set_exit_address((arguments.exit_ip or arguments.ip, 0))
         listen = UDPv4Address(*self.endpoint.get_address()[:2])
-        settings = TunnelSettings(
-            my_peer=Peer(default_eccrypto.generate_key("curve25519"), listen),
-            endpoint=self.endpoint,
-            network=Network(),
-        )
+        me = Peer(default_eccrypto.generate_key("curve25519"), listen)
+        settings = HiddenTunnelSettings(my_peer=me, endpoint=self.endpoint, network=Network(), ipv8=NoService())
+        self.dht = DHTDiscoveryCommunity(CommunitySettings(my_peer=me, endpoint=self.endpoint, network=Network()))
+        settings.dht_provider = DHTCommunityProvider(self.dht, listen[1])
+        settings.swarm_lookup_interval = arguments.lookup_s
         settings.peer_flags = {FLAGS[name] for name in arguments.flags.split(",") if name}
         settings.remove_tunnel_delay = arguments.remove_delay
         self.community = PathedCommunity(settings)
-        # The address of this socket, not what an interface of the machine suggests.
-        self.community.my_estimated_lan = self.community.my_estimated_wan = listen
-        say(event="ready", public_key=key_of(self.community.my_peer), listen=text_of(listen), endpoint=arguments.endpoint)
+        say(event="ready", public_key=key_of(me), listen=text_of(listen), endpoint=arguments.endpoint)
 
     async def walk(self):
         """Walks to every address told until its owner is a candidate, and tells of circuits that closed."""
@@ -155,11 +181,19 @@ class Node:
             known = {tuple(peer.address) for peer in self.community.candidates}
             for address in self.introduced - known:
                 self.community.walk_to(address)
+            for address in self.introduced - {tuple(peer.address) for peer in self.dht.get_peers()}:
+                self.dht.walk_to(address)
             for circuit in list(self.community.circuits.values()):
                 if circuit.closing_info and circuit.circuit_id not in self.told_closed:
                     self.told_closed.add(circuit.circuit_id)
                     say(event="closed", circuit=circuit.circuit_id, reason=circuit.closing_info)
             await asyncio.sleep(STEP_S)
+
+    async def discover(self):
+        """Looks for hidden seeders more often than py-ipv8 does."""
+        while True:
+            await self.community.do_peer_discovery()
+            await asyncio.sleep(self.arguments.lookup_s)
 
     def candidate(self, key):
         for peer in self.community.candidates:
@@ -176,6 +210,7 @@ class Node:
     def circuit_status(self, circuit):
         return {
             "circuit": circuit.circuit_id,
+            "type": circuit.ctype,
             "state": circuit.state,
             "hops": circuit.goal_hops,
             "path": [hop.public_key_bin.hex() for hop in circuit.hops],
@@ -195,6 +230,24 @@ class Node:
         if await circuit.ready is None:
             raise RuntimeError(f"circuit {circuit.circuit_id} closed: {circuit.closing_info}")
         return {"circuit": circuit.circuit_id, "path": self.circuit_status(circuit)["path"]}
+
+    async def seed(self, command):
+        lookup = bytes.fromhex(command["lookup"])
+        point = self.candidate(command["point"]) if "point" in command else None
+        self.community.join_swarm(lookup, command["hops"])
+        await self.community.create_introduction_point(lookup, point)
+        return {}
+
+    def join(self, command):
+        lookup = bytes.fromhex(command["lookup"])
+
+        def linked(address):
+            say(event="linked", circuit=self.community.ip_to_circuit_id(address[0]))
+
+        self.community.join_swarm(lookup, command["hops"], linked, seeding=False)
+        # An answer without a seeder is asked for again as soon as the swarm is looked up again.
+        self.community.swarms[lookup].max_dht_lookup_interval = 0
+        return {}
 
     def send(self, circuit, to, data):
         self.community.send_data(circuit.hop.address, circuit.circuit_id, address_of(to), ("0.0.0.0", 0), data)
@@ -262,6 +315,10 @@ class Node:
             return {}
         if do == "statistics":
             return self.statistics()
+        if do == "seed":
+            return await self.seed(command)
+        if do == "join":
+            return self.join(command)
         raise ValueError(f"no command is called {do}")
 
     async def answer(self, command):
@@ -279,12 +336,13 @@ async def main():
     parser.add_argument("--flags", default="relay,speed_test")
     parser.add_argument("--exit-ip", help="where the sockets of the Rust endpoint's exit are bound; --ip if missing")
     parser.add_argument("--remove-delay", type=float, default=5.0, help="seconds a removed circuit still answers")
+    parser.add_argument("--lookup-s", type=float, default=1.0, help="seconds between two lookups of a hidden swarm")
     parser.add_argument("--log", default="CRITICAL", help="level of py-ipv8's log on standard error")
     arguments = parser.parse_args()
     logging.basicConfig(level=arguments.log)
     node = Node(arguments)
     await node.start()
-    tasks = [asyncio.ensure_future(node.walk())]
+    tasks = [asyncio.ensure_future(node.walk()), asyncio.ensure_future(node.discover())]
     lines = asyncio.StreamReader(limit=2**20)
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
     while line := await lines.readline():

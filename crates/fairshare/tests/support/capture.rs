@@ -37,7 +37,11 @@ impl Capture {
         // As itself: it would give up root, and with it the folder of the test.
         tcpdump.args(["--relinquish-privileges", "root", "--buffer-size", KERNEL_BUFFER]);
         tcpdump.args(["--packet-buffered", "--immediate-mode", "-n", "-w"]).arg(file);
-        let mut process = tcpdump.stderr(Stdio::piped()).spawn().expect("checked when the internet was made");
+        let mut process = tcpdump
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("checked when the internet was made");
         let stderr = process.stderr.take().expect("piped above");
         let (sender, said) = channel();
         thread::spawn(move || {

@@ -206,10 +206,12 @@ fn try_command_at(host: Option<&Host>, data: &Path, arguments: &[&str]) -> (Opti
 
 /// `command` on a host of the test's own internet, or on the machine itself.
 fn at(host: Option<&Host>, command: Command) -> Command {
-    match host {
+    let mut command = match host {
         Some(host) => host.on(&command),
         None => command,
-    }
+    };
+    command.stdin(Stdio::null());
+    command
 }
 
 /// Writes `DIR/config.toml`.

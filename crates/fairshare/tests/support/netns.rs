@@ -101,7 +101,8 @@ impl Drop for Internet {
 }
 
 impl Host {
-    /// `command`, to be run on this host. It becomes the process itself, so that a signal reaches it.
+    /// `command`, to be run on this host. It becomes the process itself, so that a signal reaches it. Where its input and
+    /// output go is for the caller to say.
     pub(crate) fn on(&self, command: &Command) -> Command {
         let mut here = Command::new("ip");
         here.args(["netns", "exec", &self.namespace]).arg(command.get_program()).args(command.get_args());
@@ -111,7 +112,6 @@ impl Host {
                 None => here.env_remove(name),
             };
         }
-        here.stdin(std::process::Stdio::null());
         here
     }
 
