@@ -41,6 +41,21 @@ pub fn hkdf_sha256_64(salt: &[u8], input: &[u8], info: &[u8]) -> [u8; 64] {
     out
 }
 
+/// HKDF-SHA256's second half alone: `prk` is a key already.
+///
+/// # Panics
+/// `prk` is shorter than 32 bytes, or `out` longer than 8,160: lengths that the caller fixes.
+pub fn hkdf_expand_sha256(prk: &[u8], info: &[u8], out: &mut [u8]) {
+    let hkdf = Hkdf::<Sha256>::from_prk(prk).expect("the caller's key is long enough");
+    hkdf.expand(info, out).expect("the caller wants little");
+}
+
+/// The key that libsodium's boxes use for an X25519 result: HSalsa20 of it over 16 zero bytes.
+//= spec/tunnels.md#3-key-exchange
+pub fn box_key(shared: &[u8; 32]) -> [u8; 32] {
+    salsa20::hsalsa::<salsa20::cipher::consts::U10>(shared.into(), &[0; 16].into()).into()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

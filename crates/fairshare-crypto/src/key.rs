@@ -54,6 +54,13 @@ impl PublicKey {
         Mid(sha1(&self.0))
     }
 
+    /// The X25519 half, for agreements.
+    pub fn encryption_half(&self) -> [u8; 32] {
+        let mut half = [0; 32];
+        half.copy_from_slice(&self.0[PREFIX_LEN..PREFIX_LEN + 32]);
+        half
+    }
+
     /// Whether `signature` is this key's over `message`, by the strict rule: canonical S, canonical encodings, no
     /// point of small order.
     //= spec/README.md#r11
@@ -163,6 +170,14 @@ impl SecretKey {
     /// The public key.
     pub const fn public(&self) -> PublicKey {
         self.public
+    }
+
+    /// The shared secret of the X25519 half with a point, or `None` for a point of small order.
+    pub fn agree(&self, point: &[u8; 32]) -> Option<[u8; 32]> {
+        let mut half = [0; 32];
+        half.copy_from_slice(&self.bytes[PREFIX_LEN..PREFIX_LEN + 32]);
+        let shared = StaticSecret::from(half).diffie_hellman(&Point::from(*point));
+        shared.was_contributory().then(|| shared.to_bytes())
     }
 
     /// Signs `message`.

@@ -13,11 +13,13 @@
 //! ```
 
 mod agreement;
+mod cell;
 mod hash;
 mod key;
 mod random;
 
-pub use agreement::{EphemeralSecret, hkdf_sha256_64};
-pub use hash::{Sha1Stream, Sha256Stream, ct_eq, hmac_sha256, sha1, sha256};
+pub use agreement::{EphemeralSecret, box_key, hkdf_expand_sha256, hkdf_sha256_64};
+pub use cell::{COUNTER_LEN, CellKey, LAYER_OVERHEAD, Opened, TAG_LEN};
+pub use hash::{Sha1Stream, Sha256Stream, ct_eq, hmac_sha256, hmac_sha512, sha1, sha256};
 pub use key::{KEY_LEN, KeyError, Mid, PublicKey, SIGNATURE_LEN, SecretKey, Signature};
 pub use random::Rng;
