@@ -62,6 +62,7 @@ mod timed_set;
 mod torrent;
 pub mod tracker;
 mod upload;
+pub mod utp;
 
 pub use addresses::AddressSource;
 pub use bitfield::Bitfield;
