@@ -117,9 +117,12 @@ impl Window {
         }
     }
 
-    /// Nothing was heard for a whole timeout: begin again.
-    pub(crate) fn timed_out(&mut self, now: Instant) {
-        self.threshold = (self.bytes / 2).max(2 * self.packet);
+    /// Nothing was heard for a whole timeout: begin again. Only the first of several in a row tells how much the path
+    /// took before.
+    pub(crate) fn timed_out(&mut self, now: Instant, is_first: bool) {
+        if is_first {
+            self.threshold = (self.bytes / 2).max(2 * self.packet);
+        }
         self.bytes = 2 * self.packet;
         self.cut_at = Some(now);
         self.before_cut = None;
@@ -138,6 +141,8 @@ impl Window {
                 self.bytes += if acked.was_full { acked.bytes } else { 0 };
                 return;
             }
+            // What is acknowledged now left when the window was half as wide: that was enough for this queue.
+            self.bytes = (self.bytes / 2).max(2 * self.packet);
             self.threshold = self.bytes;
         }
         let share = GAIN * acked.bytes.min(self.bytes);
@@ -247,7 +252,7 @@ mod tests {
         assert_eq!(window.bytes(), 50_000);
         window.lost(at(160), at(101));
         assert_eq!(window.bytes(), 25_000);
-        window.timed_out(at(200));
+        window.timed_out(at(200), true);
         assert_eq!(window.bytes(), 2 * PACKET as u64);
     }
 

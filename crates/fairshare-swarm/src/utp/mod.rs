@@ -337,7 +337,7 @@ impl Utp {
             return self.refuse("opening packet although nothing is accepted");
         }
         if self.half_open.len() >= MAX_HALF_OPEN
-            && let Some(oldest) = self.half_open.pop_first()
+            && let Some(oldest) = self.half_open.first().copied()
         {
             self.refuse("too many half-open connections");
             self.remove(oldest);

@@ -64,7 +64,6 @@ pub(super) struct Sending {
     next_transmission: u64,
     newest_arrived: u64,
     overtaken: u64,
-    rule: Congestion,
     window: Window,
     round_trip: RoundTrip,
     delay: QueueDelay,
@@ -100,7 +99,6 @@ impl Sending {
             next_transmission: 1,
             newest_arrived: 0,
             overtaken: OVERTAKEN,
-            rule,
             window: Window::new(rule, segment),
             round_trip: RoundTrip::default(),
             delay: QueueDelay::default(),
@@ -231,7 +229,7 @@ impl Sending {
         if let Some(sample) = news.sample {
             self.round_trip.measured(sample);
         }
-        if news.overtaken && self.rule == Congestion::Loss {
+        if news.overtaken {
             self.overtaken = (self.overtaken * 2).min(OVERTAKEN_MAX);
             self.window.was_no_loss();
         }
@@ -252,7 +250,7 @@ impl Sending {
 
     /// Looks at the oldest transmissions: they are settled, or lost, or too young to tell.
     fn find_lost(&mut self, now: Instant) {
-        let patience = self.round_trip.smoothed() * 5 / 4;
+        let patience = self.round_trip.patience();
         while let Some((transmission, seq)) = self.transmissions.front().copied() {
             let place = seq.checked_sub(self.first).and_then(|place| usize::try_from(place).ok());
             let current = place.and_then(|place| self.flight.get(place));
@@ -425,7 +423,10 @@ impl Sending {
         }
         self.under_way = 0;
         self.transmissions.clear();
-        self.window.timed_out(now);
+        // A closed window of the other end says nothing about the path.
+        if self.their_window >= self.segment as u64 {
+            self.window.timed_out(now, self.expiries == 1);
+        }
         self.timeout_at = Some(now + self.round_trip.timeout(self.expiries));
     }
 

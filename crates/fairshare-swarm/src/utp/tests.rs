@@ -53,8 +53,8 @@ struct Pair {
     under_way: BTreeMap<(Instant, u64), (usize, Bytes)>,
     sequence: u64,
     line_free: [Instant; 2],
-    /// The port does not take what comes for it.
-    deaf: [bool; 2],
+    /// Nothing reaches the port and nothing leaves it.
+    frozen: [bool; 2],
 }
 
 const CLIENT: usize = 0;
@@ -86,7 +86,7 @@ impl Pair {
             under_way: BTreeMap::new(),
             sequence: 0,
             line_free: [now.mono; 2],
-            deaf: [false; 2],
+            frozen: [false; 2],
         }
     }
 
@@ -107,7 +107,7 @@ impl Pair {
     fn send(&mut self, from: usize, datagram: Bytes) {
         let path = self.path;
         self.seen[from].datagrams += 1;
-        if datagram.len() > path.mtu || self.rng.chance(path.loss, 1_000) {
+        if self.frozen[from] || datagram.len() > path.mtu || self.rng.chance(path.loss, 1_000) {
             return;
         }
         let mut leaves = self.now.mono;
@@ -156,7 +156,7 @@ impl Pair {
         self.now.mono = self.now.mono.max(at);
         while let Some(entry) = self.under_way.first_entry().filter(|entry| entry.key().0 <= self.now.mono) {
             let (side, datagram) = entry.remove();
-            if !self.deaf[side] {
+            if !self.frozen[side] {
                 self.ports[side].handle_datagram(self.now, address(1 - side), &datagram);
                 self.drain(side);
             }
@@ -292,7 +292,7 @@ fn both_ends_may_close_at_once() {
 #[test]
 fn a_connect_to_nobody_fails_in_time_and_one_to_a_port_that_refuses_fails_too() {
     let mut pair = Pair::new(CLEAN, Congestion::Ledbat, 4);
-    pair.deaf[SERVER] = true;
+    pair.frozen[SERVER] = true;
     pair.ports[CLIENT].connect(pair.now, STREAM, address(SERVER));
     pair.drain(CLIENT);
     let took = pair.run_until(Duration::from_secs(60), |pair| !pair.seen[CLIENT].closed.is_empty());
@@ -304,11 +304,11 @@ fn a_connect_to_nobody_fails_in_time_and_one_to_a_port_that_refuses_fails_too() 
 #[test]
 fn an_end_that_vanished_is_noticed_and_a_reset_ends_at_once() {
     let mut pair = Pair::connected(CLEAN, Congestion::Ledbat, 5);
-    pair.deaf[SERVER] = true;
+    pair.frozen[SERVER] = true;
     pair.write(CLIENT, STREAM, content(10_000));
     pair.run_until(Duration::from_secs(90), |pair| pair.seen[CLIENT].closed == [STREAM]);
     // The other end comes back from its sleep and learns that nobody knows it any more.
-    pair.deaf[SERVER] = false;
+    pair.frozen[SERVER] = false;
     pair.write(SERVER, ACCEPTED, content(1));
     let took = pair.run_until(Duration::from_secs(5), |pair| pair.seen[SERVER].closed == [ACCEPTED]);
     assert!(took < Duration::from_secs(1), "{took:?}");

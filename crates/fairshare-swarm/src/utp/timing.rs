@@ -55,6 +55,12 @@ impl RoundTrip {
         (first * (1 << expiries.min(5))).min(RTO_MAX)
     }
 
+    /// A packet that was overtaken and has been under way for this long is lost.
+    pub(crate) fn patience(&self) -> Duration {
+        let smoothed = self.smoothed();
+        smoothed + (self.variance * 4).max(smoothed / 4)
+    }
+
     /// After this silence the last packet is sent again, to learn what was lost; `None` while nothing is known.
     pub(crate) fn probe_after(&self) -> Option<Duration> {
         self.smoothed.map(|smoothed| smoothed * 2 + PROBE_MIN)
