@@ -162,6 +162,22 @@ impl World {
         }
     }
 
+    fn compare_pages<S: ChainStore>(&self, store: &S) {
+        let (mut after, mut found) = (0, Vec::new());
+        loop {
+            let page = store.stored_after(after, 3).expect("readable");
+            let Some((last, _)) = page.last() else { break };
+            assert!(
+                page.len() <= 3
+                    && page.iter().all(|(number, _)| *number > after)
+                    && page.is_sorted_by_key(|(number, _)| *number)
+            );
+            after = *last;
+            found.extend(page.into_iter().map(|(_, block)| block));
+        }
+        assert_eq!(found, self.blocks);
+    }
+
     fn compare_rest<S: ChainStore>(&self, store: &S) {
         for block in &self.blocks {
             assert_eq!(store.by_hash(&block.hash()), Ok(Some(Arc::clone(block))));
@@ -174,6 +190,7 @@ impl World {
         }
         assert_eq!(store.by_hash(&GENESIS_HASH), Ok(None));
         assert_eq!(store.block_count(), Ok(self.blocks.len() as u64));
+        self.compare_pages(store);
         assert_eq!(store.recent(5), Ok(self.blocks.iter().rev().take(5).cloned().collect()));
         assert_eq!(store.proofs(), Ok(self.proofs.clone()));
         for kind in [RecordKind(0), RecordKind(1), RecordKind(9)] {

@@ -31,6 +31,7 @@ pub mod conformance;
 mod crawl;
 mod engine;
 mod fork;
+mod interactions;
 mod memory;
 mod output;
 mod report;
@@ -46,6 +47,7 @@ pub use block::{
 pub use crawl::{CRAWL_BATCH, CrawlLimits, crawl, effective_range};
 pub use engine::Ledger;
 pub use fork::{ForkError, ForkKind, ForkProof, PROOFS_MAX};
+pub use interactions::{Interactions, NAMES_MAX, ScanEnd, bandwidth_pairs};
 pub use memory::MemoryStore;
 pub use output::{
     DeclineReason, LedgerCommunity, LedgerConfig, LedgerEvent, LedgerOutput, MessageError, ProposeError,

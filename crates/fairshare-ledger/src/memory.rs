@@ -197,6 +197,13 @@ impl ChainStore for MemoryStore {
         Ok(newest.filter_map(|hash| self.by_hash.get(hash)).map(|(_, block)| Arc::clone(block)).collect())
     }
 
+    fn stored_after(&self, after: u64, limit: usize) -> Result<Vec<(u64, Arc<HalfBlock>)>, StoreError> {
+        let later = self.arrivals.range((Excluded(after), Unbounded)).take(limit);
+        let found =
+            later.filter_map(|(number, hash)| Some((*number, Arc::clone(&self.by_hash.get(hash)?.1))));
+        Ok(found.collect())
+    }
+
     fn block_count(&self) -> Result<u64, StoreError> {
         Ok(self.by_hash.len() as u64)
     }

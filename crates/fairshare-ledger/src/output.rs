@@ -103,6 +103,14 @@ pub enum LedgerEvent {
         /// The second half.
         agreement: Arc<HalfBlock>,
     },
+    /// Both halves of a bandwidth settlement are stored durably, whoever they are of. Told once for each pair whose
+    /// second half was stored since the start; for the others see [`crate::bandwidth_pairs`].
+    Linked {
+        /// The first half.
+        proposal: Arc<HalfBlock>,
+        /// The second half.
+        agreement: Arc<HalfBlock>,
+    },
     /// A received block was accepted; it reaches the disk with the next batch.
     Stored(Arc<HalfBlock>),
     /// Something received was refused.

@@ -83,6 +83,10 @@ pub trait ChainStore {
     /// The newest `limit` stored blocks, newest first.
     fn recent(&self, limit: usize) -> Result<Vec<Arc<HalfBlock>>, StoreError>;
 
+    /// At most `limit` stored blocks in the order in which they were stored, each with a number that names its place in
+    /// that order: those with numbers above `after`. Numbers begin above 0, rise, and stay the same.
+    fn stored_after(&self, after: u64, limit: usize) -> Result<Vec<(u64, Arc<HalfBlock>)>, StoreError>;
+
     /// How many blocks are stored.
     fn block_count(&self) -> Result<u64, StoreError>;
 

@@ -75,6 +75,35 @@ fn a_payment_becomes_a_pair_on_both_sides() {
     assert_eq!(agreement.link(), proposal.place());
 }
 
+//= spec/trust.md#2-1-sources
+#[test]
+fn a_pair_is_told_as_linked_once_to_its_parties_and_to_who_only_hears_of_it() {
+    for (together, agreement_first) in [(true, false), (false, false), (false, true)] {
+        let mut world = World::new(3, 3, Faults::default());
+        let proposal = pay(&mut world, 0, 1, 5_000_000).expect("signed");
+        world.run(Duration::from_secs(2));
+        let agreement = store(&world, 1).newest(&world.key(1)).expect("memory").expect("it agreed");
+        let mut halves = [Arc::clone(&proposal), Arc::clone(&agreement)];
+        if agreement_first {
+            halves.reverse();
+        }
+        // Each half comes twice.
+        for half in halves.iter().chain(&halves) {
+            let now = world.now;
+            world.nodes[2].ledger.receive(now, Source::Address(address(0)), HalfBlock::clone(half));
+            if !together {
+                world.run(Duration::from_secs(2));
+            }
+        }
+        world.run(Duration::from_secs(2));
+        let linked = LedgerEvent::Linked { proposal, agreement };
+        for node in &world.nodes {
+            assert_eq!(node.events.iter().filter(|event| **event == linked).count(), 1);
+        }
+        assert!(!world.nodes[2].events.iter().any(|event| matches!(event, LedgerEvent::Paired { .. })));
+    }
+}
+
 //= spec/trustchain.md#12-where-we-must-be-better-than-the-reference-each-seen-in-code-or-reproduced
 #[test]
 fn a_payer_is_busy_until_the_answer_to_its_payment_is_on_disk() {

@@ -30,6 +30,7 @@ const KIND_BELOW: &str =
     "SELECT h8, data FROM block WHERE chain = ?1 AND kind = ?2 AND seq < ?3 ORDER BY seq DESC LIMIT 1";
 const KIND_ABOVE: &str =
     "SELECT h8, data FROM block WHERE chain = ?1 AND kind = ?2 AND seq > ?3 ORDER BY seq LIMIT 1";
+const STORED_AFTER: &str = "SELECT id, h8, data FROM block WHERE id > ?1 ORDER BY id LIMIT ?2";
 const PREFIX: &str = "SELECT prefix FROM chain WHERE id = ?1";
 const RECORDS: &str = "SELECT key, value FROM record WHERE kind = ?1 ORDER BY key";
 
@@ -209,6 +210,14 @@ impl ChainStore for SqliteStore {
         self.blocks("SELECT h8, data FROM block ORDER BY id DESC LIMIT ?1", [sql_limit(limit)])
     }
 
+    fn stored_after(&self, after: u64, limit: usize) -> Result<Vec<(u64, Arc<HalfBlock>)>, StoreError> {
+        let after = i64::try_from(after).unwrap_or(i64::MAX);
+        let found = self.rows(STORED_AFTER, (after, sql_limit(limit)), |row| {
+            Ok((row.get::<_, u64>(0)?, (row.get(1)?, row.get(2)?)))
+        })?;
+        found.into_iter().map(|(number, raw)| Ok((number, parse_block(raw)?))).collect()
+    }
+
     fn block_count(&self) -> Result<u64, StoreError> {
         // Blocks are never deleted, so their numbers have no gaps.
         let newest: Option<i64> =
@@ -274,6 +283,7 @@ mod tests {
             (BY_HASH, "block_hash (h8=?)"),
             (KIND_BELOW, "block_kind (chain=? AND kind=? AND seq<?)"),
             (KIND_ABOVE, "block_kind (chain=? AND kind=? AND seq>?)"),
+            (STORED_AFTER, "PRIMARY KEY (rowid>?)"),
             (PREFIX, "PRIMARY KEY (rowid=?)"),
             (RECORDS, "PRIMARY KEY (kind=?)"),
         ];

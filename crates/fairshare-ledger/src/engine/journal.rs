@@ -2,7 +2,7 @@
 
 use super::timers::Timer;
 use super::{Ledger, View};
-use crate::block::HalfBlock;
+use crate::block::{BlockType, HalfBlock};
 use crate::output::{LedgerEvent, LedgerOutput, Source};
 use crate::store::{Batch, ChainStore, StoreError};
 use fairshare_wire::{Instant, Now};
@@ -161,14 +161,27 @@ impl<S: ChainStore> Ledger<S> {
         self.out.push_back(LedgerOutput::Persist { ticket, batch });
     }
 
-    /// Reports each pair with a half of ours whose second half has just reached the disk.
+    /// Reports each pair whose second half has just reached the disk: those of bandwidth, and those with a half of ours.
+    //= spec/trust.md#2-1-sources
     fn report_pairs(&mut self, written: &[Arc<HalfBlock>]) {
         let me = self.me();
         let mut reported = BTreeSet::new();
-        for block in written.iter().filter(|block| block.owner == me || block.link_owner == me) {
+        for block in written {
+            let own = block.owner == me || block.link_owner == me;
+            let linked = block.kind == BlockType::BANDWIDTH;
+            if !own && !linked {
+                continue;
+            }
             let Ok(Some((proposal, agreement))) = pair_of(&self.view(), block) else { continue };
             let waits = |half: &HalfBlock| matches!(self.pending.by_hash(&half.hash()), Ok(Some(_)));
-            if !waits(&proposal) && !waits(&agreement) && reported.insert(proposal.hash()) {
+            if waits(&proposal) || waits(&agreement) || !reported.insert(proposal.hash()) {
+                continue;
+            }
+            if linked {
+                let (proposal, agreement) = (Arc::clone(&proposal), Arc::clone(&agreement));
+                self.emit(LedgerEvent::Linked { proposal, agreement });
+            }
+            if own {
                 self.emit(LedgerEvent::Paired { proposal, agreement });
             }
         }

@@ -13,6 +13,9 @@ type Found = Result<Option<Arc<HalfBlock>>, StoreError>;
 /// a number that is known, which costs a question too much.
 const STEPS_MAX: u32 = 1000;
 
+/// Where the places of what is not on disk begin in the order of what is stored: behind all that is.
+const PENDING: u64 = 1 << 62;
+
 /// Reads `pending` first, then `store`.
 pub(super) struct View<'a, S> {
     pub(super) pending: &'a MemoryStore,
@@ -96,6 +99,14 @@ impl<S: ChainStore> ChainStore for View<'_, S> {
             }
         }
         found.truncate(limit);
+        Ok(found)
+    }
+
+    fn stored_after(&self, after: u64, limit: usize) -> Result<Vec<(u64, Arc<HalfBlock>)>, StoreError> {
+        let mut found = if after < PENDING { self.store.stored_after(after, limit)? } else { Vec::new() };
+        let rest = limit.saturating_sub(found.len());
+        let pending = self.pending.stored_after(after.saturating_sub(PENDING), rest)?;
+        found.extend(pending.into_iter().map(|(number, block)| (PENDING.saturating_add(number), block)));
         Ok(found)
     }
 
