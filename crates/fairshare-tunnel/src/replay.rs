@@ -5,12 +5,13 @@
 //= spec/tunnels.md#without-breaking-the-wire-required-of-our-node
 
 use fairshare_crypto::TAG_LEN;
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 
 /// Cells remembered: more than a path can reorder.
 const WINDOW: usize = 4_096;
 /// Repeated counters with new content that one circuit may show.
-const REPEATS_MAX: u32 = 64;
+const REPEATS_MAX: usize = 64;
 
 /// What the filter says of a cell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +30,8 @@ pub struct ReplayWindow {
     /// Counter and the first half of the authenticator. Looked up only, never walked through.
     seen: HashMap<u64, u64>,
     order: VecDeque<u64>,
-    repeats: u32,
+    /// Counters that came again, each with what it came with: a handful, of old originators.
+    again: Vec<(u64, u64)>,
 }
 
 impl ReplayWindow {
@@ -38,8 +40,12 @@ impl ReplayWindow {
         let mut half = [0; 8];
         half.copy_from_slice(&tag[..8]);
         let mark = u64::from_be_bytes(half);
-        match self.seen.insert(n, mark) {
-            None => {
+        if self.again.contains(&(n, mark)) {
+            return Seen::Replayed;
+        }
+        match self.seen.entry(n) {
+            Entry::Vacant(place) => {
+                place.insert(mark);
                 self.order.push_back(n);
                 if self.order.len() > WINDOW
                     && let Some(oldest) = self.order.pop_front()
@@ -48,18 +54,18 @@ impl ReplayWindow {
                 }
                 Seen::New
             }
-            Some(before) if before == mark => Seen::Replayed,
-            Some(_) if self.repeats >= REPEATS_MAX => Seen::Exhausted,
-            Some(_) => {
-                self.repeats += 1;
+            Entry::Occupied(before) if *before.get() == mark => Seen::Replayed,
+            Entry::Occupied(_) if self.again.len() >= REPEATS_MAX => Seen::Exhausted,
+            Entry::Occupied(_) => {
+                self.again.push((n, mark));
                 Seen::New
             }
         }
     }
 
     /// Counters that came again with other content.
-    pub const fn repeats(&self) -> u32 {
-        self.repeats
+    pub const fn repeats(&self) -> usize {
+        self.again.len()
     }
 }
 
@@ -83,11 +89,14 @@ mod tests {
     #[test]
     fn a_counter_with_new_content_passes_a_few_times() {
         let mut window = ReplayWindow::default();
-        for content in 0..=REPEATS_MAX {
-            assert_eq!(window.check(2, &u128::from(content).to_le_bytes()), Seen::New);
+        for content in 0..=REPEATS_MAX as u128 {
+            assert_eq!(window.check(2, &content.to_le_bytes()), Seen::New);
         }
         assert_eq!(window.check(2, &[0xff; 16]), Seen::Exhausted);
         assert_eq!(window.repeats(), REPEATS_MAX);
+        for content in 0..=REPEATS_MAX as u128 {
+            assert_eq!(window.check(2, &content.to_le_bytes()), Seen::Replayed);
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The header of a cell: everything a relay may look at, and nothing that is authenticated.
 //= spec/tunnels.md#2-cell
 
-use fairshare_wire::{CommunityId, ReadError, Reader, Writer};
+use fairshare_wire::{CommunityId, ReadError, Reader};
 use std::fmt;
 use thiserror::Error;
 
@@ -75,11 +75,13 @@ impl CellHeader {
 
     /// The header's bytes.
     pub fn to_bytes(&self) -> [u8; CELL_HEADER_LEN] {
-        let mut out = Writer::with_capacity(CELL_HEADER_LEN);
-        out.bytes(&PREFIX).bytes(&self.community.0).u8(CELL).u32(self.circuit.0);
-        out.u8(u8::from(self.plaintext)).u8(u8::from(self.relay_early));
         let mut bytes = [0; CELL_HEADER_LEN];
-        bytes.copy_from_slice(out.as_slice());
+        bytes[..2].copy_from_slice(&PREFIX);
+        bytes[2..22].copy_from_slice(&self.community.0);
+        bytes[22] = CELL;
+        bytes[23..27].copy_from_slice(&self.circuit.0.to_be_bytes());
+        bytes[27] = u8::from(self.plaintext);
+        bytes[28] = u8::from(self.relay_early);
         bytes
     }
 }
