@@ -8,6 +8,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 pub enum AddressSource {
     /// The user, the command line, or a magnet's `x.pe`: believed.
     User,
+    /// The host: it stands for a circuit with a hidden peer, and its bits mean nothing.
+    Circuit,
     /// A tracker at this address, where known.
     Tracker,
     /// A peer by peer exchange.
@@ -18,6 +20,9 @@ pub enum AddressSource {
 
 /// Whether an address may be dialled. `local_source`: whoever told it stands on a local network itself.
 pub(crate) fn may_dial(address: &SocketAddr, source: AddressSource, local_source: bool) -> bool {
+    if source == AddressSource::Circuit {
+        return true;
+    }
     let ip = unmapped(address.ip());
     if address.port() == 0 || ip.is_unspecified() || ip.is_multicast() || is_broadcast(ip) {
         return false;
@@ -119,6 +124,14 @@ mod tests {
         assert!(!dial("8.8.8.8:25", AddressSource::Exchange, false));
         assert!(dial("8.8.8.8:443", AddressSource::Exchange, false));
         assert!(dial("8.8.8.8:25", AddressSource::Tracker, false));
+    }
+
+    //= spec/swarm.md#13-anonymous-torrents
+    #[test]
+    fn circuits_may_have_any_bits() {
+        for address in ["0.0.0.1:1024", "127.0.0.1:1024", "224.0.0.1:1024", "255.255.255.255:1024"] {
+            assert!(dial(address, AddressSource::Circuit, false), "{address}");
+        }
     }
 
     #[test]

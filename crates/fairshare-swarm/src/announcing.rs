@@ -4,11 +4,13 @@
 use crate::addresses::{AddressSource, is_local};
 use crate::candidates::Budget;
 use crate::context::{Context, Purpose};
-use crate::event::SwarmEvent;
+use crate::event::{SwarmEvent, SwarmOutput};
 use crate::picker::Picker;
 use crate::request::Request;
 use crate::torrent::{Phase, Torrent};
-use crate::tracker::{AnnounceEvent, AnnounceReply, AnnounceRequest, Due, TrackerId};
+use crate::tracker::{
+    AnnounceError, AnnounceEvent, AnnounceReply, AnnounceRequest, Due, TrackerId, UdpFailure, UdpStep, UdpUrl,
+};
 use bytes::Bytes;
 use fairshare_wire::Now;
 use std::net::IpAddr;
@@ -17,6 +19,9 @@ use std::net::IpAddr;
 const WANTED: u32 = 100;
 /// Bytes said to be missing while the size is not known: anything but 0, which would mean a seed.
 const LEFT_UNKNOWN: u64 = 1;
+/// The port told where nobody can call us: the one that says the least.
+//= spec/swarm.md#13-anonymous-torrents
+const ANYBODYS_PORT: u16 = 6_881;
 
 /// A tracker that was asked.
 #[derive(Clone, Debug, Default)]
@@ -32,25 +37,25 @@ impl Torrent {
             return;
         }
         while let Some(due) = self.announcer.poll(now.mono) {
-            self.announce(cx, &due);
+            self.announce(cx, now, &due);
         }
     }
 
     /// Says farewell to the trackers; nobody waits for their answers.
-    pub(crate) fn announce_stopped(&mut self, cx: &mut Context) {
+    pub(crate) fn announce_stopped(&mut self, cx: &mut Context, now: Now) {
         for due in self.announcer.stop() {
-            self.announce(cx, &due);
+            self.announce(cx, now, &due);
         }
     }
 
-    fn announce(&mut self, cx: &mut Context, due: &Due) {
+    fn announce(&mut self, cx: &mut Context, now: Now, due: &Due) {
         let totals = self.totals();
         let complete = self.picker.as_ref().is_some_and(Picker::is_complete);
         let stopping = due.event == Some(AnnounceEvent::Stopped);
         let request = AnnounceRequest {
             info_hash: self.info_hash,
             peer_id: self.peer_id,
-            port: cx.config.listen_port,
+            port: if cx.is_clear() { cx.config.listen_port } else { ANYBODYS_PORT },
             uploaded: totals.uploaded,
             downloaded: totals.downloaded,
             left: self.left(),
@@ -62,8 +67,12 @@ impl Torrent {
             ipv6: None,
             supports_encryption: false,
         };
-        let url = request.url(&due.url);
         self.trackers_asked.entry(due.tracker).or_default().url.clone_from(&due.url);
+        if let Some(url) = UdpUrl::parse(&due.url) {
+            let step = cx.udp.announce(now.mono, due.tracker, &url, &request);
+            return self.on_udp_step(cx, now, step);
+        }
+        let url = request.url(&due.url);
         cx.request(self.info_hash, Purpose::Announce { tracker: due.tracker }, Request::HttpGet { url });
     }
 
@@ -75,13 +84,45 @@ impl Torrent {
         tracker: TrackerId,
         page: Result<Bytes, String>,
     ) {
-        let reply = match page {
-            Ok(page) => AnnounceReply::parse(&page),
+        match page {
+            Ok(page) => self.on_tracker_reply(cx, now, tracker, AnnounceReply::parse(&page)),
             Err(reason) => {
                 self.announcer.failed(now.mono, tracker, None);
-                return self.tracker_told(cx, tracker, Err(reason));
+                self.tracker_told(cx, tracker, Err(reason));
+            }
+        }
+    }
+
+    /// An announcement over UDP goes on, or came to its end.
+    pub(crate) fn on_udp_step(&mut self, cx: &mut Context, now: Now, step: UdpStep) {
+        let (tracker, reason) = match step {
+            UdpStep::Send { torrent, to, bytes } => {
+                return cx.out.push_back(SwarmOutput::TrackerSend { torrent, to, bytes });
+            }
+            UdpStep::Done { tracker, result: Ok(reply), .. } => {
+                return self.on_tracker_reply(cx, now, tracker, Ok(reply));
+            }
+            UdpStep::Done { tracker, result: Err(UdpFailure::Refused(error)), .. } => {
+                return self.on_tracker_reply(cx, now, tracker, Err(error));
+            }
+            UdpStep::Done { tracker, result: Err(UdpFailure::Silent), .. } => {
+                (tracker, "the tracker does not answer")
+            }
+            UdpStep::Done { tracker, result: Err(UdpFailure::Busy), .. } => {
+                (tracker, "too many announcements under way")
             }
         };
+        self.announcer.failed(now.mono, tracker, None);
+        self.tracker_told(cx, tracker, Err(reason.to_owned()));
+    }
+
+    fn on_tracker_reply(
+        &mut self,
+        cx: &mut Context,
+        now: Now,
+        tracker: TrackerId,
+        reply: Result<AnnounceReply, AnnounceError>,
+    ) {
         match reply {
             Ok(reply) => {
                 self.announcer.answered(now.mono, tracker, &reply);

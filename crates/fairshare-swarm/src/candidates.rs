@@ -82,7 +82,7 @@ impl Candidates {
             return false;
         }
         if let Some(known) = self.known.get_mut(&address) {
-            if source == AddressSource::User {
+            if matches!(source, AddressSource::User | AddressSource::Circuit) {
                 // The user asks again: earlier failures no longer count.
                 (known.source, known.failures, known.next_try) = (source, 0, now);
             }
@@ -130,7 +130,8 @@ impl Candidates {
             }
             known.failures = MAX_FAILURES;
         }
-        let first = if known.source == AddressSource::User { BACK_OFF_USER } else { BACK_OFF };
+        let waited_for = matches!(known.source, AddressSource::User | AddressSource::Circuit);
+        let first = if waited_for { BACK_OFF_USER } else { BACK_OFF };
         known.next_try = now + first * (1 << (known.failures - 1));
         known.busy = false;
     }

@@ -55,6 +55,8 @@ pub(crate) struct Candidate {
     pub(crate) id: StreamId,
     /// Its standing.
     pub(crate) standing: Standing,
+    /// Its place among all that the reputation knows, in 1/1000; 0 if unknown.
+    pub(crate) rank: u32,
     /// Since when it is unchoked.
     pub(crate) unchoked_at: Option<Instant>,
     /// When the connection was made.
@@ -246,7 +248,8 @@ impl Queues {
     }
 }
 
-/// Weight of a peer with standing, in 1/1000, friends above all; a holder of a slot counts 1.1 times.
+/// Weight of a peer with standing, in 1/10000: a half is the economy's priority, three tenths its rank by reputation,
+/// two tenths what it gives us. Friends above all; a holder of a slot counts 1.1 times.
 //= spec/swarm.md#63-verdict-of-the-economy
 fn weight(peer: &Candidate, seeding: bool, best_rate: u64) -> (bool, u64) {
     let Standing::Known(priority) = peer.standing else { return (false, 0) };
@@ -256,7 +259,8 @@ fn weight(peer: &Candidate, seeding: bool, best_rate: u64) -> (bool, u64) {
         let share = u128::from(peer.rate_from) * 1000 / u128::from(best_rate);
         u64::try_from(share).unwrap_or(1000).min(1000)
     };
-    let weight = u64::from(priority.min(FRIEND_PRIORITY)) * 5 + given * 2;
+    let weight =
+        u64::from(priority.min(FRIEND_PRIORITY)) * 5 + u64::from(peer.rank.min(1000)) * 3 + given * 2;
     let held = if peer.unchoked_at.is_some() { 11 } else { 10 };
     (priority >= FRIEND_PRIORITY, weight * held)
 }
@@ -280,6 +284,7 @@ mod tests {
         Candidate {
             id: StreamId(id),
             standing,
+            rank: 0,
             unchoked_at: None,
             connected_at: Instant::START,
             pieces_since_unchoke: 0,
@@ -319,6 +324,25 @@ mod tests {
         let choose = |peers: &[Candidate]| Queues::sort(later(20), false, peers).known[0];
         assert_eq!(choose(&peers), StreamId(1));
         assert_eq!(choose(&[holder, candidate(2, Standing::Known(560))]), StreamId(2));
+    }
+
+    //= spec/swarm.md#63-verdict-of-the-economy
+    #[test]
+    fn a_weight_is_half_priority_three_tenths_rank_and_two_tenths_what_is_given() {
+        let peer = |priority, rank, rate_from| Candidate {
+            rank,
+            rate_from,
+            ..candidate(1, Standing::Known(priority))
+        };
+        let of = |peer: Candidate, seeding| weight(&peer, seeding, 800).1 / 10;
+        assert_eq!(of(peer(400, 0, 0), false), 2_000);
+        assert_eq!(of(peer(400, 500, 0), false), 3_500);
+        assert_eq!(of(peer(400, 500, 400), false), 4_500);
+        assert_eq!(of(peer(400, 500, 400), true), 3_500, "who has everything is given nothing");
+        assert_eq!(of(peer(999, 5_000, 800), false), 4_995 + 3_000 + 2_000, "no rank is above the first");
+        // A friend stays above all others.
+        let peers = [peer(999, 1_000, 800), Candidate { id: StreamId(2), ..peer(1_000, 0, 0) }];
+        assert_eq!(Queues::sort(later(1), false, &peers).known[0], StreamId(2));
     }
 
     //= spec/swarm.md#62-rounds-and-slots

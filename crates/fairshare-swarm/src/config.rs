@@ -7,6 +7,19 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+/// What is between the engine and its peers.
+//= spec/swarm.md#13-anonymous-torrents
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Anonymity {
+    /// Nothing: peers see our address, and may prove identities.
+    #[default]
+    Clear,
+    /// Circuits that end at an exit: ordinary peers, who do not learn who we are.
+    Exit,
+    /// Circuits from end to end: peers without address. They are told by the host, and by nobody else.
+    Hidden,
+}
+
 /// Settings of the engine; `SwarmConfig::default()` has the values of the specification.
 //= spec/swarm.md#31-hard-limits-against-hostile-peers-all-configurable-these-are-defaults
 #[derive(Clone, Debug)]
@@ -15,6 +28,11 @@ pub struct SwarmConfig {
     pub listen_port: u16,
     /// The economy identity; without one every peer is a legacy peer.
     pub identity: Option<SecretKey>,
+    /// What is between us and the peers of all torrents of this engine. Unless it is `Clear`, there is no identity.
+    pub anonymity: Anonymity,
+    /// Whether the host fetches pages for an engine behind exits through a circuit too: else its torrents have no HTTP
+    /// trackers.
+    pub pages_through_exit: bool,
     /// Whether anybody is served at all.
     pub allow_upload: bool,
     /// Connections of the whole engine.
@@ -44,6 +62,8 @@ impl Default for SwarmConfig {
         Self {
             listen_port: 0,
             identity: None,
+            anonymity: Anonymity::Clear,
+            pages_through_exit: false,
             allow_upload: true,
             max_connections: 500,
             max_connections_per_torrent: 100,

@@ -91,6 +91,8 @@ pub(crate) struct Connection {
     pub(crate) looked_at: Option<Instant>,
     /// The economy's newest answer about this peer.
     pub(crate) verdict: Option<Verdict>,
+    /// Its place among all that the reputation knows, in 1/1000.
+    pub(crate) rank: u32,
     /// Whether the choker chose this peer; it is unchoked when a grant is there.
     pub(crate) serving: bool,
     /// When the peer was refused; it is judged again after a while.
@@ -147,6 +149,7 @@ impl Connection {
             exchange: Exchange::new(now),
             looked_at: None,
             verdict: None,
+            rank: 0,
             serving: false,
             refused_at: None,
             refused_by: None,

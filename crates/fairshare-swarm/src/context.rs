@@ -1,11 +1,12 @@
 //! What all torrents of the engine share: settings, outputs, tickets of open requests, and the limits that count
 //! across torrents.
 
-use crate::config::SwarmConfig;
+use crate::addresses::AddressSource;
+use crate::config::{Anonymity, SwarmConfig};
 use crate::event::{StreamId, SwarmEvent, SwarmOutput};
 use crate::metainfo::InfoHash;
 use crate::request::Request;
-use crate::tracker::TrackerId;
+use crate::tracker::{TrackerId, UdpTrackers, is_http};
 use fairshare_crypto::{PublicKey, Rng};
 use fairshare_wire::Instant;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -53,6 +54,8 @@ pub(crate) struct Context {
     pub(crate) wake: Option<Instant>,
     /// Bytes held or asked for in unverified pieces, over all torrents.
     pub(crate) unverified_bytes: u64,
+    /// Announcements over UDP.
+    pub(crate) udp: UdpTrackers,
     tickets: BTreeMap<u64, (InfoHash, Purpose)>,
     next_ticket: u64,
     next_stream: u64,
@@ -63,10 +66,14 @@ pub(crate) struct Context {
 impl Context {
     /// A context without any torrent.
     pub(crate) fn new(config: SwarmConfig, rng: Rng) -> Self {
+        //= spec/swarm.md#13-anonymous-torrents
+        let identity = config.identity.filter(|_| config.anonymity == Anonymity::Clear);
+        let config = SwarmConfig { identity, ..config };
         Self {
             own_key: config.identity.as_ref().map(fairshare_crypto::SecretKey::public),
             dials: DialRate { per_second: config.max_dials_per_second, ..DialRate::default() },
             config,
+            udp: UdpTrackers::new(rng.fork("udp trackers")),
             rng,
             out: VecDeque::new(),
             unflushed: BTreeSet::new(),
@@ -79,6 +86,32 @@ impl Context {
             next_stream: 0,
             proofs: ProofRate::default(),
         }
+    }
+
+    /// Whether peers see our address.
+    pub(crate) fn is_clear(&self) -> bool {
+        self.config.anonymity == Anonymity::Clear
+    }
+
+    /// Whether peers have no address.
+    pub(crate) fn is_hidden(&self) -> bool {
+        self.config.anonymity == Anonymity::Hidden
+    }
+
+    /// The trackers that may be asked: none while hidden, and pages behind an exit only if the host fetches them there.
+    //= spec/swarm.md#13-anonymous-torrents
+    pub(crate) fn usable_trackers(&self, tiers: &[Vec<String>]) -> Vec<Vec<String>> {
+        let usable = |url: &&String| match self.config.anonymity {
+            Anonymity::Clear => true,
+            Anonymity::Exit => self.config.pages_through_exit || !is_http(url),
+            Anonymity::Hidden => false,
+        };
+        tiers.iter().map(|tier| tier.iter().filter(usable).cloned().collect()).collect()
+    }
+
+    /// What addresses are that the host gives us.
+    pub(crate) fn given_source(&self) -> AddressSource {
+        if self.is_hidden() { AddressSource::Circuit } else { AddressSource::User }
     }
 
     /// Puts an event out.

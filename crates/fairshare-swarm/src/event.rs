@@ -7,6 +7,7 @@ use crate::metainfo::{InfoHash, Metainfo};
 use crate::request::Request;
 use bytes::Bytes;
 use fairshare_crypto::PublicKey;
+use fairshare_wire::Address;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -30,6 +31,15 @@ pub enum SwarmOutput {
         ticket: u64,
         /// The work.
         request: Request,
+    },
+    /// Send a datagram to a UDP tracker. A host name is for whoever sends it to resolve. Answer: `tracker_datagram`.
+    TrackerSend {
+        /// The torrent that is announced.
+        torrent: InfoHash,
+        /// The tracker.
+        to: Address,
+        /// The datagram.
+        bytes: Bytes,
     },
     /// Something happened.
     Event(SwarmEvent),

@@ -66,7 +66,7 @@ pub mod utp;
 
 pub use addresses::AddressSource;
 pub use bitfield::Bitfield;
-pub use config::{AddTorrent, Source, SwarmConfig};
+pub use config::{AddTorrent, Anonymity, Source, SwarmConfig};
 pub use event::{
     CloseReason, ConnectionStatus, StreamId, SwarmEvent, SwarmOutput, TorrentState, TorrentStatus, Verdict,
 };

@@ -205,7 +205,7 @@ impl Torrent {
     /// Ends all traffic and saves what was reached.
     pub(crate) fn stop(&mut self, cx: &mut Context, now: Now) {
         self.close_all(cx, now, CloseReason::Stopped);
-        self.announce_stopped(cx);
+        self.announce_stopped(cx, now);
         if self.saving.changed {
             self.save(cx);
         }

@@ -56,7 +56,7 @@ impl Torrent {
         let with_identity = cx.own_key.is_some() && !self.private;
         let offered = |(name, _): &(&str, u8)| match *name {
             FS_IDENTITY => with_identity,
-            UT_PEX => !self.private,
+            UT_PEX => self.exchanges(cx),
             _ => true,
         };
         let ids =
@@ -64,10 +64,14 @@ impl Torrent {
         let served = self.metainfo.as_ref().filter(|_| !self.private);
         ExtendedHandshake {
             ids,
-            version: Some(CLIENT.to_owned()),
+            version: cx.is_clear().then(|| CLIENT.to_owned()),
             request_queue: Some(REQQ as u32),
-            port: Some(cx.config.listen_port).filter(|port| *port != 0),
-            your_ip: self.connections.get(&id).map(|connection| connection.address.ip()),
+            port: Some(cx.config.listen_port).filter(|port| *port != 0 && cx.is_clear()),
+            your_ip: self
+                .connections
+                .get(&id)
+                .filter(|_| cx.is_clear())
+                .map(|connection| connection.address.ip()),
             metadata_size: served.and_then(|metainfo| u32::try_from(metainfo.info().len()).ok()),
             upload_only: self.picker.as_ref().filter(|picker| picker.is_complete()).map(|_| true),
             identity_version: with_identity.then_some(u32::from(VERSION)),
@@ -91,7 +95,7 @@ impl Torrent {
         };
         let is_first = connection.remote.is_none();
         connection.remote.get_or_insert_default().update(news);
-        self.apply_extended(now.mono, id);
+        self.apply_extended(cx, now.mono, id);
         self.ask_metadata(cx, now.mono);
         if is_first {
             self.begin_identity(cx, now, id);
@@ -99,7 +103,7 @@ impl Torrent {
     }
 
     /// Puts what the peer said about itself to use.
-    fn apply_extended(&mut self, now: Instant, id: StreamId) {
+    fn apply_extended(&mut self, cx: &Context, now: Instant, id: StreamId) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         let Some(remote) = &connection.remote else { return };
         if let Some(reqq) = remote.request_queue {
@@ -108,7 +112,7 @@ impl Torrent {
         if let Some(size) = remote.metadata_size.filter(|_| remote.id_of(UT_METADATA).is_some()) {
             self.fetch.offer(id, size);
         }
-        if let Some(port) = remote.port.filter(|_| connection.incoming) {
+        if let Some(port) = remote.port.filter(|_| connection.incoming && cx.is_clear()) {
             let address = SocketAddr::new(connection.address.ip(), port);
             if self.candidates.add(now, address, AddressSource::Incoming, true) {
                 self.candidates.connected(&address);
@@ -296,11 +300,18 @@ impl Torrent {
 
     // ---- peer exchange ----
 
-    pub(crate) fn on_exchange(&mut self, now: Now, id: StreamId, payload: &Bytes) {
+    /// Whether peers tell each other of peers: not in private torrents, and not where peers have no addresses.
+    //= spec/swarm.md#13-anonymous-torrents
+    fn exchanges(&self, cx: &Context) -> bool {
+        !self.private && !cx.is_hidden()
+    }
+
+    pub(crate) fn on_exchange(&mut self, cx: &Context, now: Now, id: StreamId, payload: &Bytes) {
+        let exchanges = self.exchanges(cx);
         let Some(connection) = self.connections.get_mut(&id) else { return };
         // A message that cannot be read is ignored like one that comes too often: it is only a hint.
         let Ok(message) = Pex::parse(payload) else { return };
-        if self.private {
+        if !exchanges {
             return;
         }
         let taken = connection.exchange.hear(now.mono, &message);
@@ -312,7 +323,7 @@ impl Torrent {
     pub(crate) fn tick_exchange(&mut self, cx: &mut Context, now: Now, id: StreamId) {
         let Some(connection) = self.connections.get(&id) else { return };
         let knows = connection.remote.as_ref().is_some_and(|remote| remote.id_of(UT_PEX).is_some());
-        if self.private || !knows || !connection.exchange.is_due(now.mono) {
+        if !self.exchanges(cx) || !knows || !connection.exchange.is_due(now.mono) {
             return;
         }
         let current: BTreeMap<SocketAddr, PexFlags> = self

@@ -245,6 +245,7 @@ impl Torrent {
         Some(Candidate {
             id: peer.id,
             standing,
+            rank: peer.rank,
             unchoked_at: peer.upload.unchoked_at,
             connected_at: peer.opened_at,
             pieces_since_unchoke: (peer.upload.sent - peer.upload.sent_at_unchoke) / piece_len,

@@ -1,6 +1,6 @@
 //! The engine's public face: torrents and streams, and the way from a stream to its torrent.
 
-use crate::addresses::{AddressSource, prefix};
+use crate::addresses::prefix;
 use crate::config::{AddTorrent, Source, SwarmConfig};
 use crate::connection::Greeting;
 use crate::context::{Context, Purpose};
@@ -11,9 +11,10 @@ use crate::outbox::Outbox;
 use crate::peer_wire::{Decoder, Handshake, Incoming, Reserved};
 use crate::request::{Completion, Request};
 use crate::torrent::Torrent;
+use crate::tracker::UdpStep;
 use bytes::Bytes;
 use fairshare_crypto::Rng;
-use fairshare_wire::{Instant, Now};
+use fairshare_wire::{Address, Instant, Now};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -24,8 +25,11 @@ const MAX_TORRENTS: usize = 10_000;
 /// A connect must succeed within this time.
 //= spec/swarm.md#2-handshake-bep-3
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(7);
+/// The same through circuits: each end may have to build one first.
+const CONNECT_TIMEOUT_CIRCUIT: Duration = Duration::from_secs(60);
 /// A handshake must be complete within this time after the connect.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+const HANDSHAKE_TIMEOUT_CIRCUIT: Duration = Duration::from_secs(20);
 /// Incoming connections of one /24 or /48 that wait for their handshake.
 //= spec/swarm.md#31-hard-limits-against-hostile-peers-all-configurable-these-are-defaults
 const MAX_WAITING_PER_PREFIX: usize = 4;
@@ -172,7 +176,7 @@ impl Swarm {
         Ok(())
     }
 
-    /// Addresses where a torrent's peers may be, from the user.
+    /// Addresses where a torrent's peers may be, from the user; hidden: names of circuits with peers, from the host.
     ///
     /// # Errors
     /// The torrent is not known.
@@ -184,7 +188,7 @@ impl Swarm {
     ) -> Result<(), UnknownTorrent> {
         self.arm(now);
         let torrent = self.torrents.get_mut(info_hash).ok_or(UnknownTorrent(*info_hash))?;
-        torrent.add_addresses(now.mono, addresses, AddressSource::User, true);
+        torrent.add_addresses(now.mono, addresses, self.cx.given_source(), true);
         self.dial(now);
         Ok(())
     }
@@ -314,7 +318,40 @@ impl Swarm {
         }
     }
 
+    /// A datagram came that may be a tracker's answer; whether it was one that was waited for.
+    pub fn tracker_datagram(&mut self, now: Now, from: &Address, datagram: &[u8]) -> bool {
+        self.arm(now);
+        let Some(step) = self.cx.udp.datagram(now.mono, from, datagram) else { return false };
+        let done = matches!(step, UdpStep::Done { .. });
+        self.on_udp_step(now, step);
+        if done {
+            self.dial(now);
+        }
+        true
+    }
+
+    fn on_udp_step(&mut self, now: Now, step: UdpStep) {
+        let (UdpStep::Send { torrent, .. } | UdpStep::Done { torrent, .. }) = &step;
+        match (self.torrents.get_mut(torrent), step) {
+            (Some(torrent), step) => torrent.on_udp_step(&mut self.cx, now, step),
+            // A farewell: its torrent is gone.
+            (None, UdpStep::Send { torrent, to, bytes }) => {
+                self.cx.out.push_back(SwarmOutput::TrackerSend { torrent, to, bytes });
+            }
+            (None, UdpStep::Done { .. }) => {}
+        }
+    }
+
     // ---- verbs of the economy, through the node ----
+
+    /// The place of a session's peer among all that the reputation knows, in 1/1000 from the bottom: 0 if unknown.
+    pub fn set_rank(&mut self, _now: Now, id: StreamId, per_mille: u32) {
+        self.with_connection(id, |torrent, _| {
+            if let Some(connection) = torrent.connections.get_mut(&id) {
+                connection.rank = per_mille;
+            }
+        });
+    }
 
     /// The economy's verdict about the peer of a session.
     pub fn verdict(&mut self, now: Now, id: StreamId, verdict: Verdict) {
@@ -490,7 +527,8 @@ impl Swarm {
         let config = &self.cx.config;
         let (ip, network) = (address.ip().to_canonical(), prefix(address.ip()));
         let others = || self.streams.values().map(|stream| stream.address.ip());
-        if self.streams.len() >= config.max_connections || ip.is_loopback() {
+        // Names of circuits are no addresses: what looks like a network is none.
+        if self.streams.len() >= config.max_connections || ip.is_loopback() || self.cx.is_hidden() {
             return self.streams.len() < config.max_connections;
         }
         others().filter(|other| other.to_canonical() == ip).count() < config.max_connections_per_address
@@ -513,7 +551,7 @@ impl Swarm {
             .filter(|(.., other)| prefix(other.ip()) == network)
             .map(|(_, id, _)| *id)
             .collect();
-        if near.len() >= MAX_WAITING_PER_PREFIX && !network.is_loopback() {
+        if near.len() >= MAX_WAITING_PER_PREFIX && !network.is_loopback() && !self.cx.is_hidden() {
             near.first().copied().into_iter().for_each(|id| self.drop_stream(now, id));
         } else if waiting.len() >= self.cx.config.max_waiting_handshakes {
             waiting.first().map(|(_, id, _)| *id).into_iter().for_each(|id| self.drop_stream(now, id));
@@ -562,9 +600,14 @@ impl Swarm {
     // ---- ticking ----
 
     fn tick(&mut self, now: Now) {
+        let (connect, handshake) = if self.cx.is_clear() {
+            (CONNECT_TIMEOUT, HANDSHAKE_TIMEOUT)
+        } else {
+            (CONNECT_TIMEOUT_CIRCUIT, HANDSHAKE_TIMEOUT_CIRCUIT)
+        };
         let overdue = |stream: &Stream| match stream.stage {
-            Stage::Dialling { .. } => now.mono.since(stream.since) >= CONNECT_TIMEOUT,
-            Stage::Greeting(_) => now.mono.since(stream.since) >= HANDSHAKE_TIMEOUT,
+            Stage::Dialling { .. } => now.mono.since(stream.since) >= connect,
+            Stage::Greeting(_) => now.mono.since(stream.since) >= handshake,
             Stage::Open { .. } => false,
         };
         let late: Vec<StreamId> =
@@ -573,13 +616,18 @@ impl Swarm {
         for torrent in self.torrents.values_mut() {
             torrent.tick(&mut self.cx, now);
         }
+        for step in self.cx.udp.tick(now.mono) {
+            self.on_udp_step(now, step);
+        }
         self.dial(now);
     }
 
     /// Notes the time, and makes sure that the next tick comes while there is anything to tick for.
     fn arm(&mut self, now: Now) {
         self.now = now;
-        if self.next_tick.is_none() && !(self.torrents.is_empty() && self.streams.is_empty()) {
+        if self.next_tick.is_none()
+            && !(self.torrents.is_empty() && self.streams.is_empty() && self.cx.udp.is_empty())
+        {
             self.next_tick = Some(now.mono + TICK);
         }
     }

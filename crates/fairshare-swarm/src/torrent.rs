@@ -133,7 +133,11 @@ impl Torrent {
         let announce_rng = rng.fork("announce");
         let mut torrent = Self {
             info_hash,
-            peer_id: PeerId::generate(&mut cx.rng),
+            peer_id: if cx.is_clear() {
+                PeerId::generate(&mut cx.rng)
+            } else {
+                PeerId::anonymous(&mut cx.rng)
+            },
             root: add.root,
             seed: add.seed,
             name,
@@ -144,7 +148,11 @@ impl Torrent {
             fetch: MetadataFetch::default(),
             connections: BTreeMap::new(),
             candidates: Candidates::default(),
-            announcer: Announcer::new(&trackers, cx.config.announce_to_all && !private, announce_rng),
+            announcer: Announcer::new(
+                &cx.usable_trackers(&trackers),
+                cx.config.announce_to_all && !private,
+                announce_rng,
+            ),
             tracker_key: rng.fork("tracker key").next_u64() as u32,
             trackers_asked: BTreeMap::new(),
             choker: Choker::new(cx.config.slots, cx.config.legacy_share, rng.fork("choker")),
@@ -160,7 +168,7 @@ impl Torrent {
             past: Totals::default(),
             accounted: 0,
         };
-        torrent.add_addresses(now.mono, &add.peers, AddressSource::User, true);
+        torrent.add_addresses(now.mono, &add.peers, cx.given_source(), true);
         if let Some(metainfo) = metainfo {
             torrent.describe(cx, metainfo);
         }
@@ -256,7 +264,7 @@ impl Torrent {
     fn extended(&mut self, cx: &mut Context, now: Now, id: StreamId, extension: u8, payload: &Bytes) {
         match extension {
             HANDSHAKE_ID => self.on_extended_handshake(cx, now, id, payload),
-            UT_PEX_ID => self.on_exchange(now, id, payload),
+            UT_PEX_ID => self.on_exchange(cx, now, id, payload),
             LT_DONTHAVE_ID => self.on_dont_have(cx, now, id, payload),
             UT_METADATA_ID => self.on_metadata(cx, now, id, payload),
             UPLOAD_ONLY_ID => self.on_upload_only(cx, now, id, payload),

@@ -24,6 +24,12 @@ impl PeerId {
         rng.fill(&mut id[8..]);
         Self(id)
     }
+
+    /// A fresh one that says nothing about the client.
+    //= spec/swarm.md#1-identifiers
+    pub fn anonymous(rng: &mut Rng) -> Self {
+        Self(rng.bytes())
+    }
 }
 
 impl fmt::Debug for PeerId {

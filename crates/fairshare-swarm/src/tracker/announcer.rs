@@ -2,6 +2,7 @@
 
 use super::reply::{AnnounceError, AnnounceReply, Retry};
 use super::request::AnnounceEvent;
+use super::udp::UdpUrl;
 use fairshare_crypto::Rng;
 use fairshare_wire::Instant;
 use std::time::Duration;
@@ -68,12 +69,13 @@ struct Tracker {
 }
 
 impl Announcer {
-    /// The HTTP trackers among `tiers`, shuffled inside each tier. All of them are due at once if `to_all`, else
+    /// The HTTP and UDP trackers among `tiers`, shuffled inside each tier. All of them are due at once if `to_all`, else
     /// the first, and the next when one fails.
     pub fn new(tiers: &[Vec<String>], to_all: bool, mut rng: Rng) -> Self {
         let mut trackers: Vec<Tracker> = Vec::new();
         for (tier, urls) in tiers.iter().enumerate() {
-            let mut urls: Vec<&String> = urls.iter().filter(|url| is_http(url)).collect();
+            let mut urls: Vec<&String> =
+                urls.iter().filter(|url| is_http(url) || UdpUrl::parse(url).is_some()).collect();
             rng.shuffle(&mut urls);
             for url in urls {
                 if trackers.iter().all(|tracker| tracker.url != *url) {
@@ -256,7 +258,7 @@ impl Tracker {
     }
 }
 
-fn is_http(url: &str) -> bool {
+pub(crate) fn is_http(url: &str) -> bool {
     let scheme = url.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
     matches!(scheme.as_deref(), Some("http" | "https"))
 }
@@ -430,12 +432,14 @@ mod tests {
     }
 
     #[test]
-    fn only_http_trackers_count_each_once_and_few_are_asked_at_a_time() {
+    fn only_trackers_that_we_can_ask_count_each_once_and_few_are_asked_at_a_time() {
         let tiers = vec![
-            ["http://a", "udp://b", "wss://c", "HTTPS://d", "nonsense"].map(str::to_owned).to_vec(),
+            ["http://a", "udp://b", "udp://b:80", "wss://c", "HTTPS://d", "nonsense"]
+                .map(str::to_owned)
+                .to_vec(),
             vec!["http://a".to_owned()],
         ];
-        assert_eq!(Announcer::new(&tiers, true, Rng::from_seed([1; 32])).trackers().count(), 2);
+        assert_eq!(Announcer::new(&tiers, true, Rng::from_seed([1; 32])).trackers().count(), 3);
         let many: Vec<String> = (0..20).map(|number| format!("http://{number}/")).collect();
         let mut announcer = Announcer::new(&[many], true, Rng::from_seed([1; 32]));
         let due = polled(&mut announcer, at(0));

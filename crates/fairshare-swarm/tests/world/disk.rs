@@ -76,7 +76,7 @@ impl Disk {
                 }
                 Completion::Saved(Ok(()))
             }
-            Request::HttpGet { .. } => unreachable!("the world answers pages"),
+            other => unreachable!("the world answers pages, and nothing else is asked for: {other:?}"),
         }
     }
 

@@ -14,7 +14,7 @@ use fairshare_swarm::{
     AddTorrent, Completion, GrantMessage, InfoHash, Metainfo, Refusal, RefusalReason, Request, Source,
     StreamId, Swarm, SwarmConfig, SwarmEvent, SwarmOutput, Verdict,
 };
-use fairshare_wire::{Instant, Now};
+use fairshare_wire::{Address, Instant, Now};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -56,6 +56,8 @@ pub(crate) struct TestNode {
     pub(crate) pages: BTreeMap<String, Bytes>,
     /// Pages asked for.
     pub(crate) asked_pages: Vec<String>,
+    /// Datagrams for UDP trackers.
+    pub(crate) tracker_datagrams: Vec<(Address, Bytes)>,
     /// What was written to streams that no other node holds.
     pub(crate) raw: BTreeMap<StreamId, BytesMut>,
     /// Streams that the engine closed.
@@ -147,6 +149,7 @@ impl World {
             written: 0,
             pages: BTreeMap::new(),
             asked_pages: Vec::new(),
+            tracker_datagrams: Vec::new(),
             raw: BTreeMap::new(),
             closed: BTreeSet::new(),
             line: None,
@@ -351,6 +354,9 @@ impl World {
                     }
                 }
                 SwarmOutput::Request { ticket, request } => self.answer(node, ticket, request),
+                SwarmOutput::TrackerSend { to, bytes, .. } => {
+                    self.nodes[node].tracker_datagrams.push((to, bytes));
+                }
                 SwarmOutput::Event(event) => self.event(node, event),
             }
         }
