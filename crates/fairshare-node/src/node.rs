@@ -12,7 +12,7 @@ use fairshare_ledger::{
 };
 use fairshare_overlay::{Overlay, OverlayConfig, OverlayEvent, OverlayOutput, community};
 use fairshare_swarm::{StreamId, Swarm, SwarmConfig, SwarmEvent, SwarmOutput};
-use fairshare_wire::{Instant, Now};
+use fairshare_wire::{Address, Instant, Now};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -332,6 +332,11 @@ impl<S: ChainStore> Node<S> {
             }
             SwarmOutput::Close(id) => self.out.push_back(Output::Close(id)),
             SwarmOutput::Request { ticket, request } => self.out.push_back(Output::Request(ticket, request)),
+            SwarmOutput::TrackerSend { to: Address::Ip(to), bytes, .. } => {
+                self.out.push_back(Output::Transmit(to, bytes));
+            }
+            // Names are not resolved here yet: such a tracker counts as silent.
+            SwarmOutput::TrackerSend { to: Address::Host(..), .. } => {}
             SwarmOutput::Event(event) => self.on_swarm_event(now, event),
         }
     }
