@@ -46,6 +46,8 @@ pub struct ApplyStats {
 pub struct EdgeRefusals {
     /// From a node to itself, or a node beyond [`crate::NODES_MAX`].
     pub form: usize,
+    /// The graph has outgrown what an exact engine can compute with.
+    pub full: usize,
     /// Out of a proven fraudster, whose word vouches for nothing.
     pub fraudster: usize,
 }
@@ -102,6 +104,16 @@ pub trait ReputationEngine: Send {
 
     /// The score of a node; an unknown node has value 0 and no samples.
     fn score(&self, node: NodeId) -> Score;
+
+    /// The scores of several nodes, which for some engines costs less than one after the other.
+    fn scores(&self, nodes: &[NodeId]) -> Vec<Score> {
+        nodes.iter().map(|node| self.score(*node)).collect()
+    }
+
+    /// Which other node most of the trust in a node passes, where the engine knows it.
+    fn bottleneck(&self, _node: NodeId) -> Bottleneck {
+        Bottleneck::default()
+    }
 
     /// At most `count` nodes with a value other than 0, best first, ego among them; equals in the order of the bytes
     /// that ego received from them, then by number.

@@ -1,7 +1,11 @@
 //! The engines by name, their settings, and how one is built.
 
+use crate::balance::Balance;
 use crate::engine::ReputationEngine;
+use crate::exact::Exact;
+use crate::flow::Flows;
 use crate::monte_carlo::{Measure, MonteCarlo};
+use crate::temporal::TemporalPpr;
 use crate::walks::WALKS_MAX;
 use crate::{Graph, NODES_MAX, NodeId};
 use fairshare_crypto::Rng;
@@ -216,13 +220,15 @@ pub fn build(
     rng: Rng,
 ) -> Result<Box<dyn ReputationEngine>, SettingsError> {
     settings.check(ego)?;
-    let by_walks = |measure, graph| -> Box<dyn ReputationEngine> {
-        Box::new(MonteCarlo::new(measure, settings.clone(), graph, ego, rng))
-    };
     match kind {
-        EngineKind::Merit => Ok(by_walks(Measure::Merit, graph)),
-        EngineKind::Hitting => Ok(by_walks(Measure::Hitting, graph)),
-        EngineKind::Ppr => Ok(by_walks(Measure::Ppr, graph)),
-        _ => Err(SettingsError::Range("not built yet")),
+        EngineKind::Merit => Ok(Box::new(MonteCarlo::new(Measure::Merit, settings, graph, ego, rng))),
+        EngineKind::Hitting => Ok(Box::new(MonteCarlo::new(Measure::Hitting, settings, graph, ego, rng))),
+        EngineKind::Ppr => Ok(Box::new(MonteCarlo::new(Measure::Ppr, settings, graph, ego, rng))),
+        EngineKind::TemporalPpr => Ok(Box::new(TemporalPpr::new(ego, settings.continue_prob))),
+        EngineKind::NetFlow | EngineKind::BarterCast => Ok(Box::new(Flows::new(kind, settings, graph, ego)?)),
+        EngineKind::Balance => Ok(Box::new(Balance::new(graph, ego))),
+        EngineKind::EigenTrust | EngineKind::PprExact | EngineKind::HittingExact | EngineKind::MeritExact => {
+            Ok(Box::new(Exact::new(kind, settings, graph, ego)?))
+        }
     }
 }

@@ -21,14 +21,22 @@
 //! ```
 
 mod adjacency;
+mod balance;
+mod edge_list;
 mod engine;
+mod exact;
+mod flow;
 mod graph;
 mod ingest;
 mod kind;
+mod linear;
 mod monte_carlo;
+mod temporal;
 mod walks;
 
+pub use edge_list::{EdgeListError, FILE_EDGES_MAX, read_edges};
 pub use engine::{ApplyStats, EdgeRefusals, EngineStats, Explanation, Interaction, ReputationEngine, Score};
+pub use flow::netflow_capacities;
 pub use graph::{EdgeChange, Graph, NODES_MAX};
 pub use ingest::{Decay, Half, Ingest, IngestError, Weights};
 pub use kind::{EngineKind, Settings, SettingsError, UnknownEngine, build};

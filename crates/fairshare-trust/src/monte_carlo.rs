@@ -187,7 +187,7 @@ impl MonteCarlo {
 
     /// The node through which most walks reach `target`, counted between the last visit of ego and the first of it.
     //= spec/trust.md#4-4-merit-default-hitting-probability-with-connectivity-discount
-    fn bottleneck(&self, target: NodeId) -> Bottleneck {
+    fn estimate_bottleneck(&self, target: NodeId) -> Bottleneck {
         let walks = self.walks.containing(target);
         if walks < BOTTLENECK_WALKS_MIN && self.graph.weight(self.ego, target) == 0 {
             return Bottleneck { node: None, share: 1.0 };
@@ -248,7 +248,7 @@ impl MonteCarlo {
             Measure::Hitting => (self.hit(node), error(self.hit(node), count)),
             Measure::Merit => {
                 let hit = self.hit(node);
-                let share = self.bottleneck(node).share;
+                let share = self.estimate_bottleneck(node).share;
                 let factor = discounted(&self.settings, share);
                 let slope = hit * self.settings.discount / (1.0 - self.settings.threshold);
                 let of_share = slope * error(share, f64::from(self.walks.containing(node)));
@@ -356,9 +356,15 @@ impl ReputationEngine for MonteCarlo {
         }
     }
 
+    fn bottleneck(&self, node: NodeId) -> Bottleneck {
+        if node == self.ego || self.frauds.contains(&node) {
+            return Bottleneck::default();
+        }
+        self.estimate_bottleneck(node)
+    }
+
     fn explain(&self, node: NodeId) -> Explanation {
-        let bottleneck = if node == self.ego { Bottleneck::default() } else { self.bottleneck(node) };
-        engine::explain(&self.graph, self.ego, node, bottleneck)
+        engine::explain(&self.graph, self.ego, node, self.bottleneck(node))
     }
 
     fn stats(&self) -> EngineStats {

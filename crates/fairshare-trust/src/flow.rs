@@ -1,0 +1,286 @@
+//! Maximum flows, and the engines `netflow` and `bartercast` that rest on them.
+
+use crate::engine::{self, ApplyStats, EdgeRefusals, EngineStats, Explanation, ReputationEngine, Score};
+use crate::exact::Marked;
+use crate::kind::{EngineKind, Settings, SettingsError};
+use crate::{Bottleneck, EdgeChange, Graph, NodeId};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+
+/// Edges of a graph on which flows are computed: each score needs up to two flows for every node on the way.
+pub(crate) const FLOW_EDGES_MAX: usize = 200_000;
+/// More than any flow: sums of 64-bit weights times a 32-bit divisor stay far below.
+const UNLIMITED: u128 = 1 << 120;
+
+/// A network of capacities, each edge beside its reverse.
+#[derive(Clone, Debug, Default)]
+struct Network {
+    /// Edges out of each node, by number.
+    out: Vec<Vec<u32>>,
+    targets: Vec<u32>,
+    /// Edge 2k and its reverse 2k + 1.
+    capacities: Vec<u128>,
+}
+
+impl Network {
+    fn new(nodes: usize) -> Self {
+        Self { out: vec![Vec::new(); nodes], ..Self::default() }
+    }
+
+    fn add(&mut self, from: usize, to: usize, capacity: u128) {
+        for (from, to, capacity) in [(from, to, capacity), (to, from, 0)] {
+            self.out[from].push(self.targets.len() as u32);
+            self.targets.push(to as u32);
+            self.capacities.push(capacity);
+        }
+    }
+
+    /// The greatest flow between two nodes, by Dinic's algorithm. The network is as before afterwards.
+    fn max_flow(&self, source: usize, sink: usize) -> u128 {
+        let mut left = self.capacities.clone();
+        let mut flow = 0;
+        while source != sink
+            && let Some(levels) = self.levels(&left, source, sink)
+        {
+            let mut next = vec![0usize; self.out.len()];
+            while let Some(pushed) = self.push_path(&mut left, &levels, &mut next, source, sink) {
+                flow += pushed;
+            }
+        }
+        flow
+    }
+
+    /// Distance from the source over edges with capacity left; `None` if the sink is out of reach.
+    fn levels(&self, left: &[u128], source: usize, sink: usize) -> Option<Vec<u32>> {
+        let mut levels = vec![u32::MAX; self.out.len()];
+        levels[source] = 0;
+        let mut queue = VecDeque::from([source]);
+        while let Some(node) = queue.pop_front() {
+            if node == sink {
+                return Some(levels);
+            }
+            for edge in &self.out[node] {
+                let to = self.targets[*edge as usize] as usize;
+                if left[*edge as usize] > 0 && levels[to] == u32::MAX {
+                    levels[to] = levels[node] + 1;
+                    queue.push_back(to);
+                }
+            }
+        }
+        None
+    }
+
+    /// Finds one path that rises level by level and fills it. `next` remembers which edges of a node are used up.
+    fn push_path(
+        &self,
+        left: &mut [u128],
+        levels: &[u32],
+        next: &mut [usize],
+        source: usize,
+        sink: usize,
+    ) -> Option<u128> {
+        let mut path: Vec<u32> = Vec::new();
+        let mut here = source;
+        while here != sink {
+            let usable = |edge: &u32| {
+                let to = self.targets[*edge as usize] as usize;
+                left[*edge as usize] > 0 && levels[to] == levels[here].saturating_add(1)
+            };
+            match self.out[here][next[here]..].iter().position(usable) {
+                Some(skipped) => {
+                    next[here] += skipped;
+                    let edge = self.out[here][next[here]];
+                    path.push(edge);
+                    here = self.targets[edge as usize] as usize;
+                }
+                None => {
+                    // A dead end: back over the edge that led here, which is of no use any more.
+                    next[here] = self.out[here].len();
+                    let back = path.pop()?;
+                    here = self.targets[back as usize ^ 1] as usize;
+                    next[here] += 1;
+                }
+            }
+        }
+        let pushed = path.iter().map(|edge| left[*edge as usize]).min()?;
+        for edge in path {
+            left[edge as usize] -= pushed;
+            left[edge as usize ^ 1] += pushed;
+        }
+        Some(pushed)
+    }
+}
+
+/// What each node of a graph may pass in `netflow`, in bytes, by number.
+//= spec/trust.md#4-5-netflow-limited-contribution-accounting
+pub fn netflow_capacities(settings: Settings, graph: Graph, ego: NodeId) -> Result<Vec<f64>, SettingsError> {
+    let flows = Flows::new(EngineKind::NetFlow, settings, graph, ego)?;
+    let limit = |node| if node == ego { 0.0 } else { flows.limit(node) as f64 / flows.divisor() as f64 };
+    Ok((0..flows.size() as NodeId).map(limit).collect())
+}
+
+/// One of the two.
+pub(crate) struct Flows {
+    kind: EngineKind,
+    settings: Settings,
+    marked: Marked,
+    /// The network of all edges, since the last change.
+    network: RefCell<Option<Network>>,
+    /// What flows from ego to a node less what flows back, in units of 1/A byte.
+    surplus: RefCell<BTreeMap<NodeId, i128>>,
+}
+
+impl Flows {
+    pub(crate) fn new(
+        kind: EngineKind,
+        settings: Settings,
+        graph: Graph,
+        ego: NodeId,
+    ) -> Result<Self, SettingsError> {
+        let found = graph.edge_count();
+        if found > FLOW_EDGES_MAX {
+            return Err(SettingsError::TooLarge { found, limit: FLOW_EDGES_MAX });
+        }
+        let marked = Marked::new(graph, ego);
+        Ok(Self { kind, settings, marked, network: RefCell::new(None), surplus: RefCell::default() })
+    }
+
+    /// What ego's own edges are divided by: all others are multiplied by it instead, so that all stay whole numbers.
+    const fn divisor(&self) -> u128 {
+        if matches!(self.kind, EngineKind::NetFlow) { self.settings.netflow_divisor as u128 } else { 1 }
+    }
+
+    fn size(&self) -> usize {
+        self.marked.graph.node_count().max(self.marked.ego as usize + 1)
+    }
+
+    fn capacity(&self, from: NodeId, weight: u64) -> u128 {
+        let factor = if from == self.marked.ego { 1 } else { self.divisor() };
+        u128::from(weight) * factor
+    }
+
+    /// Contribution less consumption of a node, as ego sees both.
+    //= spec/trust.md#4-5-netflow-limited-contribution-accounting
+    fn surplus(&self, node: NodeId) -> i128 {
+        if let Some(known) = self.surplus.borrow().get(&node) {
+            return *known;
+        }
+        let mut slot = self.network.borrow_mut();
+        let network = slot.get_or_insert_with(|| {
+            let mut network = Network::new(self.size());
+            for from in 0..self.marked.graph.node_count() as NodeId {
+                for (to, weight) in self.marked.graph.edges(from) {
+                    network.add(from as usize, to as usize, self.capacity(from, weight));
+                }
+            }
+            network
+        });
+        let (ego, other) = (self.marked.ego as usize, node as usize);
+        let surplus = network.max_flow(ego, other) as i128 - network.max_flow(other, ego) as i128;
+        self.surplus.borrow_mut().insert(node, surplus);
+        surplus
+    }
+
+    /// What a node may pass, in units of 1/A byte.
+    //= spec/trust.md#9-fraud-evidence
+    fn limit(&self, node: NodeId) -> u128 {
+        if self.marked.frauds.contains(&node) { 0 } else { self.surplus(node).max(0).unsigned_abs() }
+    }
+
+    /// The flow from ego to a node when no node passes more than its limit. Each node k becomes two, k to enter and
+    /// k + n to leave.
+    fn limited_flow(&self, node: NodeId) -> u128 {
+        let size = self.size();
+        let ego = self.marked.ego as usize;
+        let mut network = Network::new(2 * size);
+        for k in 0..size {
+            let limit = if k == ego { UNLIMITED } else { self.limit(k as NodeId) };
+            network.add(k, k + size, limit);
+            for (to, weight) in self.marked.graph.edges(k as NodeId) {
+                network.add(k + size, to as usize, self.capacity(k as NodeId, weight));
+            }
+        }
+        network.max_flow(ego, node as usize + size)
+    }
+
+    fn value(&self, node: NodeId) -> f64 {
+        if node == self.marked.ego || node as usize >= self.size() {
+            return 0.0;
+        }
+        match self.kind {
+            EngineKind::NetFlow if self.limit(node) == 0 => 0.0,
+            EngineKind::NetFlow => self.limited_flow(node) as f64 / self.divisor() as f64,
+            //= spec/trust.md#4-6-bartercast
+            _ => {
+                let units = self.surplus(node) as f64 / self.settings.bartercast_unit as f64;
+                units.atan() / std::f64::consts::FRAC_PI_2
+            }
+        }
+    }
+
+    fn forget(&mut self) {
+        *self.network.get_mut() = None;
+        self.surplus.get_mut().clear();
+    }
+}
+
+impl ReputationEngine for Flows {
+    fn kind(&self) -> EngineKind {
+        self.kind
+    }
+
+    fn apply(&mut self, changes: &[EdgeChange]) -> ApplyStats {
+        self.forget();
+        // A graph that has outgrown the engine keeps what it has.
+        if self.marked.graph.edge_count() > FLOW_EDGES_MAX {
+            let refused = EdgeRefusals { full: changes.len(), ..EdgeRefusals::default() };
+            return ApplyStats { refused, ..ApplyStats::default() };
+        }
+        self.marked.apply(changes)
+    }
+
+    fn mark_fraudster(&mut self, node: NodeId) {
+        if self.marked.mark(node) {
+            self.forget();
+        }
+    }
+
+    fn score(&self, node: NodeId) -> Score {
+        self.marked.score(node, self.value(node))
+    }
+
+    fn top(&self, count: usize) -> Vec<(NodeId, Score)> {
+        let all = (0..self.size() as NodeId).map(|node| (node, self.score(node)));
+        engine::best(&self.marked.graph, self.marked.ego, count, all)
+    }
+
+    fn explain(&self, node: NodeId) -> Explanation {
+        engine::explain(&self.marked.graph, self.marked.ego, node, Bottleneck::default())
+    }
+
+    fn stats(&self) -> EngineStats {
+        self.marked.stats()
+    }
+
+    fn share(&self, _node: NodeId) -> f64 {
+        0.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flow_takes_back_what_an_earlier_path_took_wrongly() {
+        let mut network = Network::new(4);
+        for (from, to, capacity) in [(0, 1, 3), (0, 2, 2), (1, 2, 5), (1, 3, 2), (2, 3, 3)] {
+            network.add(from, to, capacity);
+        }
+        assert_eq!((network.max_flow(0, 3), network.max_flow(3, 0), network.max_flow(1, 1)), (5, 0, 0));
+        // A dead end behind the source.
+        network.out.push(Vec::new());
+        network.add(0, 4, 9);
+        assert_eq!(network.max_flow(0, 3), 5);
+    }
+}
