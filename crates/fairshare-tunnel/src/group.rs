@@ -1,0 +1,181 @@
+//! Groups: circuits that only one torrent or one program uses, so that what one does tells nothing about another.
+//= spec/tunnels.md#10-socks5-towards-the-bittorrent-engine
+
+use crate::circuit::Purpose;
+use crate::engine::Tunnel;
+use crate::hidden::HiddenGroup;
+use crate::hidden_names::address_circuit;
+use crate::output::{GroupId, GroupSpec, TunnelEvent};
+use crate::path::Wish;
+use crate::wire::{CircuitId, Data, DestroyReason, NOWHERE};
+use fairshare_wire::{Address, Instant, Now};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Groups at once.
+const GROUPS_MAX: usize = 256;
+/// Destinations of a group that keep their circuit.
+const DESTINATIONS_MAX: usize = 4_096;
+/// A second circuit is begun when the first is not there after this: a lost datagram costs no whole timeout.
+const IMPATIENCE: Duration = Duration::from_secs(3);
+/// Circuits of one group that are being built at once.
+const BUILDING_MAX: usize = 3;
+/// After a path could not be found, the next try waits for this.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// A group.
+pub(crate) struct Group {
+    pub(crate) spec: GroupSpec,
+    destinations: BTreeMap<Address, CircuitId>,
+    told_ready: bool,
+    retry_at: Instant,
+    pub(crate) hidden: Option<HiddenGroup>,
+}
+
+impl Group {
+    pub(crate) fn new(spec: GroupSpec, now: Instant) -> Self {
+        Self { spec, destinations: BTreeMap::new(), told_ready: false, retry_at: now, hidden: None }
+    }
+}
+
+impl Tunnel {
+    /// Begins a group: its circuits are built and kept.
+    pub fn open_group(&mut self, now: Now, id: GroupId, spec: GroupSpec) {
+        if self.groups.len() >= GROUPS_MAX {
+            return self.refuse("too many groups");
+        }
+        self.groups.insert(id, Group::new(spec, now.mono));
+        self.keep_group(now, id);
+        self.arm(now.mono);
+    }
+
+    /// Ends a group and all its circuits.
+    pub fn close_group(&mut self, now: Now, id: GroupId) {
+        self.forget_service(now, id);
+        self.groups.remove(&id);
+        let circuits: Vec<_> =
+            self.own.values().filter(|one| one.purpose.group() == Some(id)).map(|one| one.id).collect();
+        for circuit in circuits {
+            self.close_own(now, circuit, "not needed any more", Some(DestroyReason::UNNEEDED));
+        }
+        self.fetches.forget_group(id);
+        self.arm(now.mono);
+    }
+
+    /// Sends a datagram through one of the group's circuits. Without one it is lost, like any datagram may be.
+    pub fn send(&mut self, now: Now, id: GroupId, to: &Address, data: &[u8]) {
+        let Some(group) = self.groups.get(&id) else { return self.refuse("datagram of an unknown group") };
+        let hidden = group.hidden.is_some();
+        let circuit = match to {
+            Address::Ip(address) if hidden => {
+                address_circuit(address).filter(|circuit| self.is_linked(*circuit, id))
+            }
+            Address::Host(..) if hidden => None,
+            _ => self.circuit_for(id, to),
+        };
+        let Some(circuit) = circuit else { return self.refuse("datagram without a circuit") };
+        self.send_data(now, circuit, to, data);
+    }
+
+    /// Sends DATA over an own circuit. End to end nobody needs an address.
+    pub(crate) fn send_data(&mut self, now: Now, circuit: CircuitId, to: &Address, data: &[u8]) {
+        let Some(one) = self.own.get_mut(&circuit) else { return };
+        let nowhere = Address::Ip(NOWHERE);
+        let to = if one.end_to_end.is_some() { &nowhere } else { to };
+        let cell = one.seal(false, data.len() + 64, |out| Data::write(out, to, &nowhere, data));
+        one.used = now.mono;
+        let first = one.first().address;
+        self.transmit(first, cell);
+    }
+
+    /// The same over a circuit whose own end is meant by the address: an introduction point.
+    pub(crate) fn send_plain_data(&mut self, circuit: CircuitId, to: &Address, data: &[u8]) {
+        let Some(one) = self.own.get_mut(&circuit) else { return };
+        let nowhere = Address::Ip(NOWHERE);
+        let cell = one.seal(false, data.len() + 64, |out| Data::write(out, to, &nowhere, data));
+        let first = one.first().address;
+        self.transmit(first, cell);
+    }
+
+    fn is_linked(&self, circuit: CircuitId, group: GroupId) -> bool {
+        self.own
+            .get(&circuit)
+            .is_some_and(|one| one.is_linked && one.is_ready() && one.purpose.group() == Some(group))
+    }
+
+    /// A destination keeps its circuit; a new one gets any that takes new ones.
+    pub(crate) fn circuit_for(&mut self, id: GroupId, to: &Address) -> Option<CircuitId> {
+        let kept = self.groups.get(&id)?.destinations.get(to).copied();
+        if let Some(circuit) = kept
+            && self.own.get(&circuit).is_some_and(|one| one.is_ready() && one.pings.missed < 2)
+        {
+            return Some(circuit);
+        }
+        let circuit = self.any_circuit(id)?;
+        let group = self.groups.get_mut(&id)?;
+        if group.destinations.len() >= DESTINATIONS_MAX {
+            group.destinations.clear();
+        }
+        group.destinations.insert(to.clone(), circuit);
+        Some(circuit)
+    }
+
+    /// A data circuit of the group that takes new destinations; if none does, one that merely stands.
+    pub(crate) fn any_circuit(&mut self, id: GroupId) -> Option<CircuitId> {
+        let of_group = |one: &&crate::circuit::Circuit| one.purpose == Purpose::Data(id) && one.is_ready();
+        let mut fit: Vec<CircuitId> =
+            self.own.values().filter(of_group).filter(|one| one.takes_new()).map(|one| one.id).collect();
+        if fit.is_empty() {
+            fit = self.own.values().filter(of_group).map(|one| one.id).collect();
+        }
+        let at = self.rng.index(fit.len())?;
+        fit.get(at).copied()
+    }
+
+    pub(crate) fn data_circuit_stands(&mut self, now: Now, id: GroupId) {
+        let Some(group) = self.groups.get_mut(&id) else { return };
+        if !std::mem::replace(&mut group.told_ready, true) {
+            self.event(TunnelEvent::GroupReady(id));
+        }
+        self.look_up_service(now, id);
+    }
+
+    pub(crate) fn data_circuit_gone(&mut self, id: GroupId, circuit: CircuitId) {
+        let Some(group) = self.groups.get_mut(&id) else { return };
+        group.destinations.retain(|_, used| *used != circuit);
+        let left = self.own.values().any(|one| one.purpose == Purpose::Data(id) && one.is_ready());
+        if let Some(group) = self.groups.get_mut(&id)
+            && !left
+        {
+            group.told_ready = false;
+        }
+    }
+
+    /// Builds what the group is short of.
+    pub(crate) fn keep_group(&mut self, now: Now, id: GroupId) {
+        let Some(group) = self.groups.get(&id) else { return };
+        if group.retry_at > now.mono {
+            return;
+        }
+        let (spec, mut ready, mut building, mut impatient) = (group.spec.clone(), 0, 0, true);
+        for one in self.own.values().filter(|one| one.purpose == Purpose::Data(id)) {
+            if one.is_ready() {
+                ready += usize::from(one.takes_new());
+            } else {
+                building += 1;
+                impatient &= now.mono.since(one.began) >= IMPATIENCE;
+            }
+        }
+        let short = spec.circuits.saturating_sub(ready + building);
+        let extra =
+            usize::from(short == 0 && ready == 0 && building > 0 && building < BUILDING_MAX && impatient);
+        for _ in 0..short + extra {
+            if self.build(now, Purpose::Data(id), &Wish::of(&spec)).is_none() {
+                if let Some(group) = self.groups.get_mut(&id) {
+                    group.retry_at = now.mono + PATIENCE;
+                }
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! Our own circuits: built hop by hop, used, and ended.
+//= spec/tunnels.md#5-building-a-circuit
+
+use crate::circuit::{Circuit, Pending, Purpose};
+use crate::engine::Tunnel;
+use crate::handshake::Initiator;
+use crate::hidden_names::circuit_address;
+use crate::layer::OriginatorLayer;
+use crate::output::TunnelEvent;
+use crate::path::{Choice, Wish};
+use crate::wire::{CircuitId, DestroyReason, Exchange, Flags, Message};
+use bytes::Bytes;
+use fairshare_wire::{Address, CommunityId, Now};
+use std::net::SocketAddr;
+
+/// Hops that are tried in one place before the circuit is given up.
+const TRIES_MAX: u8 = 6;
+
+impl Tunnel {
+    /// Begins a circuit. `None` = no path, or too many circuits.
+    pub(crate) fn build(&mut self, now: Now, purpose: Purpose, wish: &Wish) -> Option<CircuitId> {
+        if self.own.len() >= self.config.max_own {
+            self.refuse("too many own circuits");
+            return None;
+        }
+        let communities = self.config.communities.clone();
+        let (community, goal) = self.choice().path(&communities, wish)?;
+        let id = self.new_circuit_id();
+        let mut circuit = Circuit::new(id, community, purpose, goal, now.mono);
+        circuit.last_is_fixed = wish.last.is_some() || wish.forced.is_some();
+        self.own.insert(id, circuit);
+        self.ask_first_hop(now, id);
+        self.arm(now.mono);
+        self.save_guards();
+        Some(id)
+    }
+
+    fn choice(&mut self) -> Choice<'_> {
+        Choice {
+            candidates: &self.candidates,
+            guards: &mut self.guards,
+            rng: &mut self.rng,
+            own: &self.own_addresses,
+            me: &self.me,
+            allow_same_subnet: self.config.allow_same_subnet,
+            unix_ms: self.unix_ms,
+        }
+    }
+
+    fn ask_first_hop(&mut self, now: Now, id: CircuitId) {
+        let (pending, me) = (self.new_exchange(now), self.me);
+        let Some(circuit) = self.own.get_mut(&id) else { return };
+        let create = Message::Create { ident: pending.ident, key: me, point: pending.initiator.point() };
+        circuit.pending = Some(pending);
+        let cell = circuit.plain(&create.to_bytes());
+        let to = circuit.first().address;
+        self.transmit(to, cell);
+    }
+
+    fn ask_next_hop(&mut self, now: Now, id: CircuitId) {
+        let pending = self.new_exchange(now);
+        let Some(circuit) = self.own.get_mut(&id) else { return };
+        let Some(hop) = circuit.next_hop() else { return };
+        let extend = Message::Extend {
+            ident: pending.ident,
+            key: hop.key,
+            point: pending.initiator.point(),
+            address: hop.address,
+        };
+        circuit.pending = Some(pending);
+        self.own_send(id, &extend);
+    }
+
+    fn new_exchange(&mut self, now: Now) -> Pending {
+        Pending { ident: self.rng.next_u16(), initiator: Initiator::new(&mut self.rng), sent: now.mono }
+    }
+
+    /// A hop's half of the exchange: in the clear from the first hop, under the layers from later ones.
+    pub(crate) fn own_created(
+        &mut self,
+        now: Now,
+        from: Option<SocketAddr>,
+        id: CircuitId,
+        exchange: &Exchange,
+    ) {
+        let Some(circuit) = self.own.get_mut(&id) else { return };
+        let first = circuit.joined() == 0;
+        if from.is_some() != first || from.is_some_and(|from| from != circuit.first().address) {
+            return self.refuse("answer from a hop that was not asked");
+        }
+        let (Some(hop), Some(pending)) = (circuit.next_hop(), circuit.pending.take()) else {
+            return self.refuse("answer that nobody waits for");
+        };
+        if pending.ident != exchange.ident {
+            circuit.pending = Some(pending);
+            return self.refuse("answer that nobody waits for");
+        }
+        let Ok(keys) = pending.initiator.finish(&hop.key, &exchange.point, &exchange.auth) else {
+            self.refuse("hop that does not prove its key");
+            return self.hop_failed(now, id);
+        };
+        circuit.join(OriginatorLayer::new(keys, &mut self.rng));
+        if !exchange.candidates.is_empty() && circuit.open_candidates(&exchange.candidates).is_none() {
+            self.refuse("candidates that do not decrypt");
+            return self.close_own(now, id, "a hop that does not prove its key", None);
+        }
+        if circuit.next_hop().is_some() {
+            self.ask_next_hop(now, id);
+        } else {
+            self.stands(now, id);
+        }
+    }
+
+    fn stands(&mut self, now: Now, id: CircuitId) {
+        let Some(circuit) = self.own.get_mut(&id) else { return };
+        circuit.ready = Some(now.mono);
+        circuit.heard = now.mono;
+        circuit.used = now.mono;
+        let (goal, purpose, began) = (circuit.goal.clone(), circuit.purpose, circuit.began);
+        for hop in &goal {
+            self.candidates.succeeded(&hop.key);
+        }
+        self.event(TunnelEvent::CircuitReady {
+            circuit: id,
+            group: purpose.group(),
+            hops: goal.len(),
+            took: now.mono.since(began),
+        });
+        match purpose {
+            Purpose::Data(group) => self.data_circuit_stands(now, group),
+            Purpose::Settlement(neighbour) => self.link_stands(neighbour, id),
+            Purpose::Introduction(_) | Purpose::Seeding(_) | Purpose::Taking(_) => {
+                self.hidden_circuit_stands(now, id);
+            }
+        }
+    }
+
+    /// The hop that is being added did not answer, or not rightly.
+    pub(crate) fn hop_failed(&mut self, now: Now, id: CircuitId) {
+        let Some(circuit) = self.own.get_mut(&id) else { return };
+        let Some(hop) = circuit.next_hop() else { return };
+        circuit.pending = None;
+        circuit.tries += 1;
+        let (place, community, tries) = (circuit.joined(), circuit.community, circuit.tries);
+        let last = place + 1 == circuit.goal.len();
+        let fixed = last && circuit.last_is_fixed || self.is_forced(id);
+        self.candidates.failed(&hop.key);
+        if place == 0 || fixed || tries >= TRIES_MAX {
+            return self.close_own(now, id, "a hop did not answer", Some(DestroyReason::UNNEEDED));
+        }
+        if !self.replace_hop(id, community, place, last) {
+            return self.close_own(now, id, "no other hop is known", Some(DestroyReason::UNNEEDED));
+        }
+        self.ask_next_hop(now, id);
+    }
+
+    /// Whether the whole path was named by the user.
+    fn is_forced(&self, id: CircuitId) -> bool {
+        let group = self.own.get(&id).and_then(|one| one.purpose.group());
+        group.and_then(|group| self.groups.get(&group)).is_some_and(|group| group.spec.path.is_some())
+    }
+
+    /// Chooses another node for a place on the path.
+    fn replace_hop(&mut self, id: CircuitId, community: CommunityId, place: usize, last: bool) -> bool {
+        let Some(circuit) = self.own.get(&id) else { return false };
+        let group = circuit.purpose.group().and_then(|group| self.groups.get(&group));
+        let need = match group {
+            Some(group) if last => group.spec.need,
+            _ => Flags::RELAY,
+        };
+        let failed = circuit.goal[place].key;
+        let others: Vec<_> =
+            circuit.goal.iter().enumerate().filter(|(at, _)| *at != place).map(|(_, hop)| *hop).collect();
+        let found = self.choice().one(community, need, &others, failed);
+        let (Some(hop), Some(circuit)) = (found, self.own.get_mut(&id)) else { return false };
+        circuit.goal[place] = hop;
+        true
+    }
+
+    /// A message that came over an own circuit and is neither data nor a hop's half of an exchange.
+    pub(crate) fn own_answer(&mut self, now: Now, id: CircuitId, message: Message) {
+        match message {
+            Message::Pong { ident } => self.pong(now, id, ident),
+            Message::Ping { ident } => self.linked_ping(id, ident),
+            Message::TestRequest { ident, response_size, .. } => self.linked_test(id, ident, response_size),
+            Message::TestResponse { ident, data } => self.test_answered(now, id, ident, data.len()),
+            Message::HttpResponse { ident, part, total, response } => {
+                self.http_part(id, ident, part, total, response);
+            }
+            Message::Settlement { id: kind, body } => self.link_message_in(id, kind, body),
+            message => self.hidden_answer(now, id, message),
+        }
+    }
+
+    /// The other end of a joined circuit wants to know whether we are there.
+    //= spec/tunnels.md#6-keeping-and-dropping
+    fn linked_ping(&mut self, id: CircuitId, ident: u16) {
+        if self.own.get(&id).is_some_and(|one| one.is_linked) {
+            self.own_send(id, &Message::Pong { ident });
+        }
+    }
+
+    /// Data for whoever uses the circuit.
+    pub(crate) fn own_data(&mut self, now: Now, id: CircuitId, origin: Address, payload: Bytes) {
+        let Some(circuit) = self.own.get_mut(&id) else { return };
+        match circuit.purpose {
+            Purpose::Data(group) => {
+                if self.services.is_service_packet(&payload, &circuit.community) {
+                    return self.service_packet(now, id, &origin, &payload);
+                }
+                self.event(TunnelEvent::Received { group, origin, data: payload });
+            }
+            Purpose::Seeding(group) | Purpose::Taking(group) if circuit.is_linked => {
+                circuit.used = now.mono;
+                let origin = Address::Ip(circuit_address(id));
+                self.event(TunnelEvent::Received { group, origin, data: payload });
+            }
+            Purpose::Introduction(_) => self.service_packet(now, id, &origin, &payload),
+            _ => self.refuse("data over a circuit that carries none"),
+        }
+    }
+
+    /// Ends an own circuit; tells its first hop unless that ended it.
+    pub(crate) fn close_own(
+        &mut self,
+        now: Now,
+        id: CircuitId,
+        reason: &'static str,
+        tell: Option<DestroyReason>,
+    ) {
+        let Some(circuit) = self.own.remove(&id) else { return };
+        if let Some(reason) = tell {
+            let first = circuit.first();
+            self.send_destroy(circuit.community, id, first.address, reason);
+        }
+        self.report_own(&circuit);
+        self.event(TunnelEvent::CircuitClosed { circuit: id, reason });
+        match circuit.purpose {
+            Purpose::Settlement(neighbour) => self.link_gone(&neighbour, id),
+            Purpose::Data(group) => self.data_circuit_gone(group, id),
+            Purpose::Introduction(_) | Purpose::Seeding(_) | Purpose::Taking(_) => {
+                self.hidden_circuit_gone(now, &circuit);
+            }
+        }
+        self.arm(now.mono);
+    }
+}

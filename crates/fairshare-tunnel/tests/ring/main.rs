@@ -1,0 +1,10 @@
+//! Engines among themselves: circuits of one to three hops over a network that loses, repeats, forges and floods.
+
+mod building;
+mod ending;
+mod hostile;
+mod nonces;
+mod paying;
+mod services;
+mod tap;
+mod world;
