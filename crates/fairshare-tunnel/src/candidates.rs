@@ -4,9 +4,10 @@
 use crate::limit::neighbourhood;
 use crate::wire::Flags;
 use fairshare_crypto::PublicKey;
-use fairshare_wire::CommunityId;
+use fairshare_wire::{CommunityId, Instant};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 /// Candidates remembered: many times what any path needs.
 const CANDIDATES_MAX: usize = 1_000;
@@ -24,14 +25,24 @@ pub(crate) struct Candidate {
     pub(crate) successes: u32,
     /// Circuits that failed at it.
     pub(crate) failures: u32,
+    /// When it failed last.
+    failed_at: Option<Instant>,
     /// Its share of reputation, in 1/1000.
     pub(crate) standing: u32,
 }
+
+/// Who failed so lately is taken only if there is nobody else.
+const LATELY: Duration = Duration::from_secs(60);
 
 impl Candidate {
     /// Whether anything is known of it beyond its own words.
     pub(crate) const fn is_known(&self) -> bool {
         self.successes > 0 || self.standing > 0
+    }
+
+    /// Whether a circuit failed at it a moment ago.
+    pub(crate) fn failed_lately(&self, now: Instant) -> bool {
+        self.failed_at.is_some_and(|at| now.since(at) < LATELY)
     }
 
     /// How likely it is to be chosen among `count`: measured success times standing, with a floor for the unknown.
@@ -72,7 +83,8 @@ impl Candidates {
             return false;
         }
         let offers = BTreeMap::from([(community, flags)]);
-        let candidate = Candidate { address, offers, successes: 0, failures: 0, standing: 0 };
+        let candidate =
+            Candidate { address, offers, successes: 0, failures: 0, failed_at: None, standing: 0 };
         self.all.insert(key, candidate);
         true
     }
@@ -111,13 +123,15 @@ impl Candidates {
     pub(crate) fn succeeded(&mut self, key: &PublicKey) {
         if let Some(one) = self.all.get_mut(key) {
             one.successes = one.successes.saturating_add(1);
+            one.failed_at = None;
         }
     }
 
     /// A circuit failed at it. What happened long ago counts less and less.
-    pub(crate) fn failed(&mut self, key: &PublicKey) {
+    pub(crate) fn failed(&mut self, now: Instant, key: &PublicKey) {
         if let Some(one) = self.all.get_mut(key) {
             one.failures = one.failures.saturating_add(1);
+            one.failed_at = Some(now);
             if one.failures > 50 {
                 (one.failures, one.successes) = (one.failures / 2, one.successes / 2);
             }
@@ -160,7 +174,7 @@ mod tests {
             table.found(HERE, key(seed), at("8.8.8.1:1"), Flags::RELAY, true);
         }
         table.get_mut(&key(1)).expect("here").standing = 100;
-        (0..9).for_each(|_| table.failed(&key(3)));
+        (0..9).for_each(|_| table.failed(Instant::START, &key(3)));
         let weight = |seed: u8| table.get(&key(seed)).expect("here").weight(3);
         assert!(weight(1) > weight(2) && weight(2) > weight(3) && weight(3) > 0);
     }

@@ -73,6 +73,8 @@ pub(crate) struct Circuit {
     pub(crate) goal: Vec<Hop>,
     /// The last hop cannot be another.
     pub(crate) last_is_fixed: bool,
+    /// No hop can be another: the user named all.
+    pub(crate) is_forced: bool,
     /// One for each hop that is joined.
     layers: Vec<OriginatorLayer>,
     /// The innermost layer, once both ends know its key.
@@ -80,8 +82,8 @@ pub(crate) struct Circuit {
     /// The other end was heard through it.
     pub(crate) is_linked: bool,
     pub(crate) pending: Option<Pending>,
-    /// Hops that were tried in the present place.
-    pub(crate) tries: u8,
+    /// Hops that were tried in the present place, in vain.
+    pub(crate) tried: Vec<PublicKey>,
     pub(crate) began: Instant,
     pub(crate) ready: Option<Instant>,
     early_sent: u8,
@@ -112,11 +114,12 @@ impl Circuit {
             purpose,
             goal,
             last_is_fixed: false,
+            is_forced: false,
             layers: Vec::new(),
             end_to_end: None,
             is_linked: false,
             pending: None,
-            tries: 0,
+            tried: Vec::new(),
             began: now,
             ready: None,
             early_sent: 0,
@@ -154,13 +157,7 @@ impl Circuit {
     pub(crate) fn join(&mut self, layer: OriginatorLayer) {
         self.layers.push(layer);
         self.pending = None;
-        self.tries = 0;
-    }
-
-    /// The candidates that came with the newest hop's half of the exchange.
-    pub(crate) fn open_candidates(&self, sealed: &[u8]) -> Option<Vec<u8>> {
-        let mut buf = sealed.to_vec();
-        self.layers.last()?.open_candidates(&mut buf).map(|plain| plain.to_vec())
+        self.tried.clear();
     }
 
     /// Whether it carries datagrams.

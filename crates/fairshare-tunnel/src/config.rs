@@ -30,6 +30,8 @@ pub struct TunnelConfig {
     pub max_own: usize,
     /// An answer to CREATE or EXTEND must come within this time.
     pub hop_timeout: Duration,
+    /// A circuit that is not complete after this is given up when the next hop fails.
+    pub build_timeout: Duration,
     /// Between two pings of one circuit.
     pub ping_interval: Duration,
     /// A circuit without traffic for so long is dropped.
@@ -62,6 +64,7 @@ impl Default for TunnelConfig {
             max_joined: 2_000,
             max_own: 200,
             hop_timeout: Duration::from_secs(10),
+            build_timeout: Duration::from_secs(60),
             ping_interval: Duration::from_millis(7_500),
             idle_max: Duration::from_secs(20),
             rotate_after: Duration::from_secs(600),

@@ -14,7 +14,7 @@ use crate::link::Links;
 use crate::output::CircuitEnd;
 use crate::output::{Allowance, CircuitStatus, ExitId, GroupId, JoinedStatus, TunnelEvent, TunnelOutput};
 use crate::speed::SpeedTest;
-use crate::wire::{CellHeader, CircuitId, Data, Destroy, DestroyReason, Flags, Message, id};
+use crate::wire::{CELL_HEADER_LEN, CellHeader, CircuitId, Data, Destroy, DestroyReason, Flags, Message, id};
 use bytes::Bytes;
 use fairshare_crypto::{PublicKey, Rng, SecretKey};
 use fairshare_wire::{CommunityId, Frame, Instant, Now};
@@ -91,8 +91,6 @@ pub struct Tunnel {
     pub(crate) next_report: Instant,
     pub(crate) out: VecDeque<TunnelOutput>,
     refusals: BTreeMap<&'static str, u64>,
-    /// When the wall clock was last told, for guards.
-    pub(crate) unix_ms: u64,
 }
 
 impl Tunnel {
@@ -133,7 +131,6 @@ impl Tunnel {
             next_report: now.mono + config.metering,
             out: VecDeque::new(),
             refusals: BTreeMap::new(),
-            unix_ms: now.unix_ms,
             config,
         }
     }
@@ -149,7 +146,6 @@ impl Tunnel {
         address: SocketAddr,
         flags: Flags,
     ) {
-        self.unix_ms = now.unix_ms;
         if key == self.me || !self.config.communities.contains(&community) {
             return;
         }
@@ -229,9 +225,12 @@ impl Tunnel {
                 self.create(now, from, header, ident, key, point);
             }
             Ok(Some(Message::Created(exchange))) if self.own.contains_key(&header.circuit) => {
-                self.own_created(now, Some(from), header.circuit, &exchange);
+                let bytes = CELL_HEADER_LEN + message.len();
+                self.own_created(now, Some((header, from, bytes)), header.circuit, &exchange);
             }
-            Ok(Some(Message::Created(exchange))) => self.others_created(now, from, header, &exchange),
+            Ok(Some(Message::Created(exchange))) => {
+                self.others_created(now, from, header, CELL_HEADER_LEN + message.len(), &exchange);
+            }
             Ok(_) => self.refuse("plaintext cell that must be encrypted"),
             Err(_) => self.refuse("malformed cell"),
         }
@@ -299,7 +298,7 @@ impl Tunnel {
         let Some(one) = self.own.get_mut(&circuit) else { return };
         match one.open(message) {
             Ok(plain) => {
-                one.count_down(now.mono, crate::wire::CELL_HEADER_LEN + message.len());
+                one.count_down(now.mono, CELL_HEADER_LEN + message.len());
                 one.pings.missed = 0;
                 self.own_message(now, circuit, plain);
             }
@@ -371,7 +370,6 @@ impl Tunnel {
 
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Now) {
-        self.unix_ms = now.unix_ms;
         if self.next_tick.is_some_and(|at| at <= now.mono) {
             self.next_tick = None;
             self.tick(now);

@@ -16,10 +16,11 @@ use std::net::SocketAddr;
 const HELD_MAX: usize = 10;
 /// Names of one circuit that are remembered.
 const NAMES_MAX: usize = 32;
-/// What one circuit may send, in KiB: far above what a circuit carries, so that only abuse meets it.
-const CIRCUIT_RATE: Rate = Rate { per_second: 256 << 10, burst: 256 << 10 };
+/// What one circuit may send, in KiB (a smaller datagram counts as one): above what a circuit carries, so that only abuse
+/// meets it.
+const CIRCUIT_RATE: Rate = Rate { per_second: 64 << 10, burst: 64 << 10 };
 /// What one circuit may send to one destination.
-const DESTINATION_RATE: Rate = Rate { per_second: 192 << 10, burst: 192 << 10 };
+const DESTINATION_RATE: Rate = Rate { per_second: 32 << 10, burst: 32 << 10 };
 /// New destinations of one circuit.
 const NEW_DESTINATIONS: Rate = Rate { per_second: 20, burst: 200 };
 /// Destinations of one circuit whose rates are remembered.

@@ -8,6 +8,7 @@ use crate::hidden_names::address_circuit;
 use crate::output::{GroupId, GroupSpec, TunnelEvent};
 use crate::path::Wish;
 use crate::wire::{CircuitId, Data, DestroyReason, NOWHERE};
+use fairshare_crypto::PublicKey;
 use fairshare_wire::{Address, Instant, Now};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -60,6 +61,13 @@ impl Tunnel {
         }
         self.fetches.forget_group(id);
         self.arm(now.mono);
+    }
+
+    /// Ends one of our circuits. Its group builds another one.
+    pub fn close_circuit(&mut self, now: Now, circuit: CircuitId) -> bool {
+        let known = self.own.contains_key(&circuit);
+        self.close_own(now, circuit, "closed on command", Some(DestroyReason::UNNEEDED));
+        known
     }
 
     /// Sends a datagram through one of the group's circuits. Without one it is lost, like any datagram may be.
@@ -170,12 +178,19 @@ impl Tunnel {
         let extra =
             usize::from(short == 0 && ready == 0 && building > 0 && building < BUILDING_MAX && impatient);
         for _ in 0..short + extra {
-            if self.build(now, Purpose::Data(id), &Wish::of(&spec)).is_none() {
+            let wish = Wish { shun: self.hops_of(id), ..Wish::of(&spec) };
+            if self.build(now, Purpose::Data(id), &wish).is_none() {
                 if let Some(group) = self.groups.get_mut(&id) {
                     group.retry_at = now.mono + PATIENCE;
                 }
                 return;
             }
         }
+    }
+
+    /// The hops of the group's circuits, so that another circuit does not fall with them.
+    fn hops_of(&self, id: GroupId) -> Vec<PublicKey> {
+        let circuits = self.own.values().filter(|one| one.purpose == Purpose::Data(id));
+        circuits.flat_map(|one| one.goal.iter().map(|hop| hop.key)).collect()
     }
 }

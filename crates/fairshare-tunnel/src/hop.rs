@@ -9,7 +9,8 @@ use crate::layer::HopLayer;
 use crate::output::{Allowance, TunnelEvent, TunnelOutput};
 use crate::path::Hop;
 use crate::wire::{
-    CandidateList, CellHeader, CircuitId, Data, DestroyReason, Exchange, Flags, Ident, Message, NOWHERE, id,
+    CELL_HEADER_LEN, CandidateList, CellHeader, CircuitId, Data, DestroyReason, Exchange, Flags, Ident,
+    Message, NOWHERE, id,
 };
 use bytes::Bytes;
 use fairshare_crypto::PublicKey;
@@ -61,7 +62,7 @@ impl Tunnel {
         let answer = Message::Created(exchange).to_bytes();
         let head = CellHeader { plaintext: true, relay_early: false, ..*header };
         let cell = [head.to_bytes().as_slice(), &answer].concat();
-        let metered = (cell.len() + crate::wire::CELL_HEADER_LEN + 113) as u64;
+        let metered = (cell.len() + CELL_HEADER_LEN + 113) as u64;
         self.transmit(from, cell.into());
         let end = End {
             link,
@@ -114,11 +115,11 @@ impl Tunnel {
     pub(crate) fn end_cell(&mut self, now: Now, header: &CellHeader, message: &[u8]) {
         let circuit = header.circuit;
         let Some(Joined::End(end)) = self.joined.get_mut(&circuit) else { return };
-        end.count(crate::wire::CELL_HEADER_LEN + message.len());
         let plain = match end.open(message) {
             Ok(plain) => plain,
             Err(error) => return self.refuse(open_refusal(error)),
         };
+        end.count(CELL_HEADER_LEN + message.len());
         if plain.first() == Some(&id::DATA) {
             let Ok(data) = Data::parse(&plain[1..]) else { return self.refuse("malformed data") };
             let payload = plain.slice(plain.len() - data.data.len()..);
@@ -205,15 +206,16 @@ impl Tunnel {
         }
         let new = self.new_circuit_id();
         let sent_ident = self.rng.next_u16();
-        let extending = Extending { circuit: new, asked: ident, sent_ident, hop, sent: now.mono };
+        let create = Message::Create { ident: sent_ident, key: self.me, point };
+        let head = CellHeader { community, circuit: new, plaintext: true, relay_early: false };
+        let cell = [head.to_bytes().as_slice(), &create.to_bytes()].concat();
+        let metered = cell.len() as u64;
+        let extending = Extending { circuit: new, asked: ident, sent_ident, hop, sent: now.mono, metered };
         if let Some(Joined::End(end)) = self.joined.get_mut(&header.circuit) {
             end.extending = Some(extending);
             end.active = now.mono;
         }
         self.joined.insert(new, Joined::Extending(header.circuit));
-        let create = Message::Create { ident: sent_ident, key: self.me, point };
-        let head = CellHeader { community, circuit: new, plaintext: true, relay_early: false };
-        let cell = [head.to_bytes().as_slice(), &create.to_bytes()].concat();
         self.transmit(address, cell.into());
     }
 
@@ -223,6 +225,7 @@ impl Tunnel {
         now: Now,
         from: SocketAddr,
         header: &CellHeader,
+        bytes: usize,
         exchange: &Exchange,
     ) {
         let Some(Joined::Extending(back)) = self.joined.get(&header.circuit) else {
@@ -246,7 +249,7 @@ impl Tunnel {
             address: from,
             key: extending.hop.key,
         };
-        let relay = Relay::extending(*end, ahead, now.mono);
+        let relay = Relay::extending(*end, ahead, extending.metered + bytes as u64, now.mono);
         self.insert_relay(relay);
     }
 

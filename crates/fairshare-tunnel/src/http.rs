@@ -25,6 +25,11 @@ const PARTS_MAX: u16 = 800;
 /// The largest request: what one cell carries.
 const REQUEST_MAX: usize = 1_400;
 
+/// Lists in lists in a tracker's answer.
+const DEPTH_MAX: usize = 16;
+/// Digits of a number or length in it, with what ends them.
+const DIGITS_MAX: usize = 24;
+
 /// Exchanges under way, ours and those that we carry out.
 #[derive(Default)]
 pub(crate) struct Fetch {
@@ -170,11 +175,53 @@ fn is_trackers_answer(answer: &[u8]) -> bool {
         return true;
     }
     let Some(at) = answer.windows(4).position(|four| four == b"\r\n\r\n") else { return false };
-    match answer.get(at + 4..).unwrap_or(&[]) {
-        [b'd' | b'l' | b'i', .., b'e'] => true,
-        [first, rest @ ..] => first.is_ascii_digit() && rest.contains(&b':'),
-        [] => false,
+    answer.get(at + 4..).is_some_and(is_bencoded)
+}
+
+/// Whether these bytes are one bencoded value and nothing else.
+fn is_bencoded(bytes: &[u8]) -> bool {
+    // For each list and dictionary that is open: whether it is a dictionary that goes on with a key.
+    let mut open: Vec<Option<bool>> = Vec::new();
+    let mut left = bytes;
+    loop {
+        let after = match (left, open.last()) {
+            ([b'e', after @ ..], Some(None | Some(true))) => {
+                open.pop();
+                Some(after)
+            }
+            ([b'0'..=b'9', ..], _) => after_string(left),
+            ([b'i', after @ ..], None | Some(None | Some(false))) => after_integer(after),
+            ([kind @ (b'l' | b'd'), after @ ..], None | Some(None | Some(false)))
+                if open.len() < DEPTH_MAX =>
+            {
+                open.push((*kind == b'd').then_some(true));
+                left = after;
+                continue;
+            }
+            _ => None,
+        };
+        let Some(after) = after else { return false };
+        left = after;
+        match open.last_mut() {
+            None => return left.is_empty(),
+            Some(Some(key)) => *key = !*key,
+            Some(None) => {}
+        }
     }
+}
+
+fn after_string(bytes: &[u8]) -> Option<&[u8]> {
+    let colon = bytes.iter().take(DIGITS_MAX).position(|byte| *byte == b':')?;
+    let len: usize = std::str::from_utf8(bytes.get(..colon)?).ok()?.parse().ok()?;
+    bytes.get(colon + 1..)?.get(len..)
+}
+
+fn after_integer(bytes: &[u8]) -> Option<&[u8]> {
+    let end = bytes.iter().take(DIGITS_MAX).position(|byte| *byte == b'e')?;
+    let digits = bytes.get(..end)?;
+    let digits = digits.strip_prefix(b"-").unwrap_or(digits);
+    let number = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
+    number.then(|| bytes.get(end + 1..)).flatten()
 }
 
 #[cfg(test)]
@@ -188,5 +235,26 @@ mod tests {
         assert!(is_trackers_answer(b"HTTP/1.1 307 Temporary\r\n\r\n<html>"));
         assert!(!is_trackers_answer(b"HTTP/1.1 200 OK\r\n\r\n<html>secret</html>"));
         assert!(!is_trackers_answer(b"d8:intervali60ee") && !is_trackers_answer(b""));
+        for good in ["i-5e", "le", "de", "0:", "3:abc", "d1:al1:bi1ee1:cdee", "d1:a0:e"] {
+            assert!(is_bencoded(good.as_bytes()), "{good}");
+        }
+        let deep = "l".repeat(1_000) + &"e".repeat(1_000);
+        for bad in [
+            "",
+            "e",
+            "i5",
+            "ie",
+            "i--5e",
+            "3:ab",
+            "3:abcd",
+            "d",
+            "di1e1:ae",
+            "d1:ae",
+            "lee",
+            "9999999999999999999:a",
+            &deep,
+        ] {
+            assert!(!is_bencoded(bad.as_bytes()), "{bad}");
+        }
     }
 }

@@ -75,6 +75,8 @@ pub(crate) struct Extending {
     pub(crate) sent_ident: Ident,
     pub(crate) hop: Hop,
     pub(crate) sent: Instant,
+    /// Bytes of our CREATE.
+    pub(crate) metered: u64,
 }
 
 impl End {
@@ -117,9 +119,9 @@ impl End {
 /// The layers of a circuit that is passed on.
 pub(crate) enum Layers {
     /// One originator, at the back.
-    Passing(HopLayer),
+    Passing(Box<HopLayer>),
     /// Two originators: both circuits end here and are joined.
-    Joined { back: HopLayer, ahead: HopLayer },
+    Joined { back: Box<HopLayer>, ahead: Box<HopLayer> },
 }
 
 /// Two links with one circuit between them.
@@ -153,16 +155,17 @@ pub(crate) enum PassError {
 
 impl Relay {
     /// A circuit that ended here and goes on now.
-    pub(crate) fn extending(end: End, ahead: Link, now: Instant) -> Self {
-        let mut relay = Self::new(end.link, ahead, Layers::Passing(end.layer), now);
+    pub(crate) fn extending(end: End, ahead: Link, metered_ahead: u64, now: Instant) -> Self {
+        let mut relay = Self::new(end.link, ahead, Layers::Passing(Box::new(end.layer)), now);
         relay.from_originator = end.from_originator;
         (relay.since, relay.total, relay.metered_back) = (end.since, end.total, end.metered);
+        relay.metered_ahead = metered_ahead;
         relay
     }
 
     /// Two circuits that ended here and are joined now. `back` is the one that asked for it.
     pub(crate) fn joining(back: End, ahead: End, now: Instant) -> Self {
-        let layers = Layers::Joined { back: back.layer, ahead: ahead.layer };
+        let layers = Layers::Joined { back: Box::new(back.layer), ahead: Box::new(ahead.layer) };
         let mut relay = Self::new(back.link, ahead.link, layers, now);
         relay.from_originator = back.from_originator;
         relay.ahead_is_originator = ahead.from_originator;

@@ -79,13 +79,7 @@ impl Tunnel {
     }
 
     fn open_link(&mut self, now: Now, neighbour: &PublicKey) {
-        let wish = Wish {
-            hops: 1,
-            forced: Some(vec![*neighbour]),
-            need: Flags::NONE,
-            last: None,
-            avoid: Vec::new(),
-        };
+        let wish = Wish { forced: Some(vec![*neighbour]), ..Wish::new(1, Flags::NONE) };
         let circuit = self.build(now, Purpose::Settlement(*neighbour), &wish);
         if circuit.is_none() {
             self.refuse("settlement with a neighbour that is not here");

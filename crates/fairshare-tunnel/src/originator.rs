@@ -8,13 +8,14 @@ use crate::hidden_names::circuit_address;
 use crate::layer::OriginatorLayer;
 use crate::output::TunnelEvent;
 use crate::path::{Choice, Wish};
-use crate::wire::{CircuitId, DestroyReason, Exchange, Flags, Message};
+use crate::wire::{CellHeader, CircuitId, DestroyReason, Exchange, Flags, Message};
 use bytes::Bytes;
-use fairshare_wire::{Address, CommunityId, Now};
+use fairshare_wire::{Address, Now};
 use std::net::SocketAddr;
+use std::time::Duration;
 
 /// Hops that are tried in one place before the circuit is given up.
-const TRIES_MAX: u8 = 6;
+const TRIES_MAX: usize = 6;
 
 impl Tunnel {
     /// Begins a circuit. `None` = no path, or too many circuits.
@@ -24,10 +25,11 @@ impl Tunnel {
             return None;
         }
         let communities = self.config.communities.clone();
-        let (community, goal) = self.choice().path(&communities, wish)?;
+        let (community, goal) = self.choice(now).path(&communities, wish)?;
         let id = self.new_circuit_id();
         let mut circuit = Circuit::new(id, community, purpose, goal, now.mono);
-        circuit.last_is_fixed = wish.last.is_some() || wish.forced.is_some();
+        circuit.last_is_fixed = wish.last.is_some();
+        circuit.is_forced = wish.forced.is_some();
         self.own.insert(id, circuit);
         self.ask_first_hop(now, id);
         self.arm(now.mono);
@@ -35,7 +37,7 @@ impl Tunnel {
         Some(id)
     }
 
-    fn choice(&mut self) -> Choice<'_> {
+    fn choice(&mut self, now: Now) -> Choice<'_> {
         Choice {
             candidates: &self.candidates,
             guards: &mut self.guards,
@@ -43,7 +45,7 @@ impl Tunnel {
             own: &self.own_addresses,
             me: &self.me,
             allow_same_subnet: self.config.allow_same_subnet,
-            unix_ms: self.unix_ms,
+            now,
         }
     }
 
@@ -75,17 +77,21 @@ impl Tunnel {
         Pending { ident: self.rng.next_u16(), initiator: Initiator::new(&mut self.rng), sent: now.mono }
     }
 
-    /// A hop's half of the exchange: in the clear from the first hop, under the layers from later ones.
+    /// A hop's half of the exchange: in the clear from the first hop (`clear`: the cell's header, sender and length),
+    /// under the layers from later ones.
     pub(crate) fn own_created(
         &mut self,
         now: Now,
-        from: Option<SocketAddr>,
+        clear: Option<(&CellHeader, SocketAddr, usize)>,
         id: CircuitId,
         exchange: &Exchange,
     ) {
         let Some(circuit) = self.own.get_mut(&id) else { return };
         let first = circuit.joined() == 0;
-        if from.is_some() != first || from.is_some_and(|from| from != circuit.first().address) {
+        let elsewhere = clear.is_some_and(|(header, from, _)| {
+            from != circuit.first().address || header.community != circuit.community
+        });
+        if clear.is_some() != first || elsewhere {
             return self.refuse("answer from a hop that was not asked");
         }
         let (Some(hop), Some(pending)) = (circuit.next_hop(), circuit.pending.take()) else {
@@ -99,10 +105,17 @@ impl Tunnel {
             self.refuse("hop that does not prove its key");
             return self.hop_failed(now, id);
         };
-        circuit.join(OriginatorLayer::new(keys, &mut self.rng));
-        if !exchange.candidates.is_empty() && circuit.open_candidates(&exchange.candidates).is_none() {
+        // Only the keys of the real hop open this: the exchange alone does not prove its static key.
+        //= spec/tunnels.md#3-key-exchange
+        let layer = OriginatorLayer::new(keys, &mut self.rng);
+        if layer.open_candidates(&mut exchange.candidates.to_vec()).is_none() {
             self.refuse("candidates that do not decrypt");
-            return self.close_own(now, id, "a hop that does not prove its key", None);
+            return self.hop_failed(now, id);
+        }
+        circuit.join(layer);
+        if let Some((.., bytes)) = clear {
+            circuit.count_down(now.mono, bytes);
+            self.guards.answered(&hop.key, true, now.unix_ms);
         }
         if circuit.next_hop().is_some() {
             self.ask_next_hop(now, id);
@@ -135,43 +148,40 @@ impl Tunnel {
         }
     }
 
-    /// The hop that is being added did not answer, or not rightly.
+    /// The hop that is being added did not answer, or not rightly: another one takes its place, or the circuit ends.
     pub(crate) fn hop_failed(&mut self, now: Now, id: CircuitId) {
         let Some(circuit) = self.own.get_mut(&id) else { return };
         let Some(hop) = circuit.next_hop() else { return };
         circuit.pending = None;
-        circuit.tries += 1;
-        let (place, community, tries) = (circuit.joined(), circuit.community, circuit.tries);
-        let last = place + 1 == circuit.goal.len();
-        let fixed = last && circuit.last_is_fixed || self.is_forced(id);
-        self.candidates.failed(&hop.key);
-        if place == 0 || fixed || tries >= TRIES_MAX {
+        circuit.tried.push(hop.key);
+        let (place, tries) = (circuit.joined(), circuit.tried.len());
+        let fixed = circuit.is_forced || circuit.last_is_fixed && place + 1 == circuit.goal.len();
+        self.candidates.failed(now.mono, &hop.key);
+        if place == 0 {
+            self.guards.answered(&hop.key, false, now.unix_ms);
+        }
+        let old = circuit_age(self.own.get(&id), now) >= self.config.build_timeout;
+        if place == 0 || fixed || old || tries >= TRIES_MAX {
             return self.close_own(now, id, "a hop did not answer", Some(DestroyReason::UNNEEDED));
         }
-        if !self.replace_hop(id, community, place, last) {
+        if !self.replace_hop(now, id, place) {
             return self.close_own(now, id, "no other hop is known", Some(DestroyReason::UNNEEDED));
         }
         self.ask_next_hop(now, id);
     }
 
-    /// Whether the whole path was named by the user.
-    fn is_forced(&self, id: CircuitId) -> bool {
-        let group = self.own.get(&id).and_then(|one| one.purpose.group());
-        group.and_then(|group| self.groups.get(&group)).is_some_and(|group| group.spec.path.is_some())
-    }
-
     /// Chooses another node for a place on the path.
-    fn replace_hop(&mut self, id: CircuitId, community: CommunityId, place: usize, last: bool) -> bool {
+    fn replace_hop(&mut self, now: Now, id: CircuitId, place: usize) -> bool {
         let Some(circuit) = self.own.get(&id) else { return false };
         let group = circuit.purpose.group().and_then(|group| self.groups.get(&group));
         let need = match group {
-            Some(group) if last => group.spec.need,
+            Some(group) if place + 1 == circuit.goal.len() => group.spec.need,
             _ => Flags::RELAY,
         };
-        let failed = circuit.goal[place].key;
+        let (community, tried) = (circuit.community, circuit.tried.clone());
         let others: Vec<_> =
             circuit.goal.iter().enumerate().filter(|(at, _)| *at != place).map(|(_, hop)| *hop).collect();
-        let found = self.choice().one(community, need, &others, failed);
+        let found = self.choice(now).one(community, need, &others, &tried);
         let (Some(hop), Some(circuit)) = (found, self.own.get_mut(&id)) else { return false };
         circuit.goal[place] = hop;
         true
@@ -244,4 +254,8 @@ impl Tunnel {
         }
         self.arm(now.mono);
     }
+}
+
+fn circuit_age(circuit: Option<&Circuit>, now: Now) -> Duration {
+    circuit.map(|circuit| now.mono.since(circuit.began)).unwrap_or_default()
 }

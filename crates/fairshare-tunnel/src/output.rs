@@ -213,7 +213,7 @@ pub struct Carried {
     pub from_originator: bool,
     /// Where the circuit ends.
     pub end: CircuitEnd,
-    /// Our own circuit, from end to end.
+    /// Our own circuit to a hidden seeder from which we take.
     pub hidden: bool,
     /// Hops of our own circuit.
     pub hops: u8,

@@ -2,13 +2,19 @@
 //= spec/tunnels.md#without-breaking-the-wire-required-of-our-node
 
 use crate::candidates::{Candidate, Candidates};
-use crate::guards::{GUARDS, Guards};
+use crate::guards::{Guards, Layer};
 use crate::limit::network;
 use crate::output::GroupSpec;
 use crate::wire::Flags;
 use fairshare_crypto::{PublicKey, Rng};
-use fairshare_wire::CommunityId;
+use fairshare_wire::{CommunityId, Now};
 use std::net::{IpAddr, SocketAddr};
+
+/// Last hops tried with the guards before the choice is given up.
+const LASTS_MAX: usize = 16;
+
+/// Who is shunned weighs so many times less: next to nothing, but more than nobody.
+const SHUNNED: u64 = 1_000;
 
 /// A chosen hop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,14 +36,24 @@ pub(crate) struct Wish {
     pub(crate) need: Flags,
     /// The last hop itself, known or not.
     pub(crate) last: Option<Hop>,
-    /// Hops that failed just now.
-    pub(crate) avoid: Vec<PublicKey>,
+    /// Hops that are taken only if there are no others: they stand on the group's other circuits.
+    pub(crate) shun: Vec<PublicKey>,
+    /// Middle hops are kept for days: for hidden services, whose circuits somebody else can make us build.
+    pub(crate) kept_middle: bool,
+    /// Only in this community.
+    pub(crate) community: Option<CommunityId>,
 }
 
 impl Wish {
+    /// So many hops, the last of which offers this.
+    pub(crate) const fn new(hops: usize, need: Flags) -> Self {
+        Self { hops, forced: None, need, last: None, shun: Vec::new(), kept_middle: false, community: None }
+    }
+
+    /// What a group wants.
     pub(crate) fn of(spec: &GroupSpec) -> Self {
-        let hops = spec.path.as_ref().map_or(usize::from(spec.hops), Vec::len);
-        Self { hops: hops.max(1), forced: spec.path.clone(), need: spec.need, last: None, avoid: Vec::new() }
+        let hops = spec.path.as_ref().map_or_else(|| usize::from(spec.hops), Vec::len);
+        Self { forced: spec.path.clone(), ..Self::new(hops.max(1), spec.need) }
     }
 }
 
@@ -49,7 +65,7 @@ pub(crate) struct Choice<'a> {
     pub(crate) own: &'a [SocketAddr],
     pub(crate) me: &'a PublicKey,
     pub(crate) allow_same_subnet: bool,
-    pub(crate) unix_ms: u64,
+    pub(crate) now: Now,
 }
 
 impl Choice<'_> {
@@ -59,10 +75,12 @@ impl Choice<'_> {
         communities: &[CommunityId],
         wish: &Wish,
     ) -> Option<(CommunityId, Vec<Hop>)> {
-        communities.iter().find_map(|community| {
+        let wanted = |community: &&CommunityId| wish.community.is_none_or(|only| only == **community);
+        communities.iter().filter(wanted).find_map(|community| {
             let path = match &wish.forced {
                 Some(keys) => self.forced(*community, keys),
-                None => self.chosen(*community, wish),
+                // One stranger of three hops, and no stranger first, if there are enough others.
+                None => self.chosen(*community, wish, true).or_else(|| self.chosen(*community, wish, false)),
             };
             path.map(|path| (*community, path))
         })
@@ -76,78 +94,73 @@ impl Choice<'_> {
         keys.iter().map(known).collect()
     }
 
-    /// From the end to the beginning: exits are rare, relays are not.
-    fn chosen(&mut self, community: CommunityId, wish: &Wish) -> Option<Vec<Hop>> {
-        let mut path: Vec<Hop> = Vec::new();
-        let last = match wish.last {
-            Some(last) => last,
-            None => self.last(community, wish)?,
-        };
-        path.push(last);
-        while path.len() < wish.hops {
-            let hop = if path.len() + 1 == wish.hops {
-                self.guard(community, &path, wish)?
-            } else {
-                self.middle(community, &path, wish)?
-            };
-            path.insert(0, hop);
+    /// From both ends to the middle: exits are rare and guards are given, other relays are many.
+    fn chosen(&mut self, community: CommunityId, wish: &Wish, strict: bool) -> Option<Vec<Hop>> {
+        let lasts = self.lasts(community, wish);
+        if wish.hops <= 1 {
+            return lasts.first().map(|last| vec![*last]);
         }
-        Some(path)
-    }
-
-    fn last(&mut self, community: CommunityId, wish: &Wish) -> Option<Hop> {
-        let apart = if wish.hops > 1 { self.apart_from_guards(wish) } else { wish.clone() };
-        self.sample(community, wish.need, &[], &apart, |_| true)
-            .or_else(|| self.sample(community, wish.need, &[], wish, |_| true))
-    }
-
-    /// At most one of three hops may be somebody of whom nothing is known.
-    fn middle(&mut self, community: CommunityId, path: &[Hop], wish: &Wish) -> Option<Hop> {
-        let stranger =
-            |hop: &Hop| self.candidates.get(&hop.key).is_none_or(|candidate| !candidate.is_known());
-        let strangers = path.iter().any(stranger);
-        let known = |candidate: &Candidate| candidate.is_known() || !strangers;
-        // A guard in the middle could not be the first hop of the same path.
-        let apart = self.apart_from_guards(wish);
-        self.sample(community, Flags::RELAY, path, &apart, known)
-            .or_else(|| self.sample(community, Flags::RELAY, path, &apart, |_| true))
-            .or_else(|| self.sample(community, Flags::RELAY, path, wish, |_| true))
-    }
-
-    fn apart_from_guards(&self, wish: &Wish) -> Wish {
-        let mut apart = wish.clone();
-        apart.avoid.extend(self.guards.keys());
-        apart
-    }
-
-    /// A kept first hop, or a new one when there are not enough.
-    fn guard(&mut self, community: CommunityId, path: &[Hop], wish: &Wish) -> Option<Hop> {
-        let reachable: Vec<Hop> = self
-            .guards
-            .keys()
-            .filter_map(|key| {
-                let one = self.candidates.get(key)?;
-                let offers = one.offers.get(&community).is_some_and(|flags| flags.has(Flags::RELAY));
-                offers.then_some(Hop { key: *key, address: one.address })
-            })
-            .collect();
-        let usable: Vec<Hop> =
-            reachable.iter().filter(|hop| self.fits(hop, path, wish)).take(GUARDS).copied().collect();
-        if let Some(at) = self.rng.index(usable.len())
-            && (reachable.len() >= GUARDS || self.guards.is_full())
-        {
-            return usable.get(at).copied();
-        }
-        let new = self
-            .sample(community, Flags::RELAY, path, wish, Candidate::is_known)
-            .or_else(|| self.sample(community, Flags::RELAY, path, wish, |_| true));
-        match new {
-            Some(hop) => {
-                self.guards.add(hop.key, self.unix_ms, self.rng);
-                Some(hop)
+        let guards = self.guards.order(Layer::First, community, self.candidates, self.now.unix_ms, self.rng);
+        let firsts: Vec<Hop> = guards.iter().filter_map(|key| self.hop(key)).collect();
+        for last in lasts {
+            for first in &firsts {
+                let unfit = !self.fits(first, &[last]) || strict && self.strangers(&[*first]) > 0;
+                if unfit {
+                    continue;
+                }
+                if let Some(path) = self.between(community, wish, [*first, last], strict) {
+                    return Some(path);
+                }
             }
-            None => usable.first().copied(),
         }
+        None
+    }
+
+    /// Puts the middle between both ends.
+    fn between(
+        &mut self,
+        community: CommunityId,
+        wish: &Wish,
+        ends: [Hop; 2],
+        strict: bool,
+    ) -> Option<Vec<Hop>> {
+        let mut path = ends.to_vec();
+        while path.len() < wish.hops {
+            let middle = self.middle(community, &path, wish, strict)?;
+            path.insert(path.len() - 1, middle);
+        }
+        (!strict || self.strangers(&path) <= 1).then_some(path)
+    }
+
+    fn middle(&mut self, community: CommunityId, path: &[Hop], wish: &Wish, strict: bool) -> Option<Hop> {
+        if wish.kept_middle {
+            let kept =
+                self.guards.order(Layer::Middle, community, self.candidates, self.now.unix_ms, self.rng);
+            let mut hops = kept.iter().filter_map(|key| self.hop(key));
+            if let Some(hop) = hops.find(|hop| self.fits(hop, path)) {
+                return Some(hop);
+            }
+        }
+        let room = !strict || self.strangers(path) == 0;
+        let fitting = self.fitting(community, Flags::RELAY, path, wish);
+        let known = |hop: &Hop| room || self.strangers(&[*hop]) == 0;
+        let pool = fitting.into_iter().filter(|(hop, _)| known(hop)).collect();
+        weighted(pool, |(_, weight)| *weight, self.rng).map(|(hop, _)| hop)
+    }
+
+    /// Last hops in the order in which they are to be tried.
+    fn lasts(&mut self, community: CommunityId, wish: &Wish) -> Vec<Hop> {
+        if let Some(last) = wish.last {
+            return vec![last];
+        }
+        let mut pool = self.fitting(community, wish.need, &[], wish);
+        let mut order = Vec::new();
+        while order.len() < LASTS_MAX {
+            let Some((hop, _)) = weighted(pool.clone(), |(_, weight)| *weight, self.rng) else { break };
+            pool.retain(|(other, _)| other.key != hop.key);
+            order.push(hop);
+        }
+        order
     }
 
     /// Another node for one place of a path whose other hops stand.
@@ -156,53 +169,51 @@ impl Choice<'_> {
         community: CommunityId,
         flags: Flags,
         others: &[Hop],
-        failed: PublicKey,
+        failed: &[PublicKey],
     ) -> Option<Hop> {
-        let wish = Wish { hops: 1, forced: None, need: flags, last: None, avoid: vec![failed] };
-        self.sample(community, flags, others, &wish, |_| true)
+        let mut pool = self.fitting(community, flags, others, &Wish::new(1, flags));
+        pool.retain(|(hop, _)| !failed.contains(&hop.key));
+        weighted(pool, |(_, weight)| *weight, self.rng).map(|(hop, _)| hop)
     }
 
-    /// By lot, with the weights of the candidates. Backups only if there is nobody else.
-    fn sample(
-        &mut self,
-        community: CommunityId,
-        flags: Flags,
-        path: &[Hop],
-        wish: &Wish,
-        suits: impl Fn(&Candidate) -> bool,
-    ) -> Option<Hop> {
+    /// Candidates that go with a path, with their weights. Backups only if there is nobody else.
+    fn fitting(&self, community: CommunityId, flags: Flags, path: &[Hop], wish: &Wish) -> Vec<(Hop, u64)> {
         let count = self.candidates.len();
-        let mut fitting: Vec<(Hop, u64, bool)> = self
+        let all: Vec<(Hop, u64, bool)> = self
             .candidates
             .offering(community, flags)
-            .filter(|(_, one)| suits(one))
             .map(|(key, one)| {
                 let backup = one.offers.get(&community).is_some_and(|offer| offer.has(Flags::EXIT_BACKUP));
-                (Hop { key: *key, address: one.address }, one.weight(count), backup)
+                let hop = Hop { key: *key, address: one.address };
+                let shunned = one.failed_lately(self.now.mono) || wish.shun.contains(key);
+                (hop, if shunned { 1 } else { one.weight(count).saturating_mul(SHUNNED) }, backup)
             })
-            .filter(|(hop, ..)| self.fits(hop, path, wish))
+            .filter(|(hop, ..)| self.fits(hop, path))
             .collect();
-        if flags != Flags::RELAY && fitting.iter().any(|(.., backup)| !backup) {
-            fitting.retain(|(.., backup)| !backup);
-        }
-        let total: u64 = fitting.iter().map(|(_, weight, _)| weight).sum();
-        if total == 0 {
-            return None;
-        }
-        let mut drawn = self.rng.below(total);
-        fitting.into_iter().find_map(|(hop, weight, _)| {
-            let hit = drawn < weight;
-            drawn = drawn.saturating_sub(weight);
-            hit.then_some(hop)
-        })
+        let backups = flags == Flags::RELAY || all.iter().all(|(.., backup)| *backup);
+        all.into_iter()
+            .filter(|(.., backup)| backups || !backup)
+            .map(|(hop, weight, _)| (hop, weight))
+            .collect()
+    }
+
+    fn hop(&self, key: &PublicKey) -> Option<Hop> {
+        self.candidates.get(key).map(|one| Hop { key: *key, address: one.address })
+    }
+
+    /// Hops of whom nothing is known but their own word.
+    fn strangers(&self, path: &[Hop]) -> usize {
+        let known = |hop: &Hop| self.candidates.get(&hop.key).is_some_and(Candidate::is_known);
+        path.iter().filter(|hop| !known(hop)).count()
     }
 
     /// Not ourselves, nobody twice, no two of one network.
-    fn fits(&self, hop: &Hop, path: &[Hop], wish: &Wish) -> bool {
-        if hop.key == *self.me
-            || path.iter().any(|other| other.key == hop.key)
-            || wish.avoid.contains(&hop.key)
-        {
+    fn fits(&self, hop: &Hop, path: &[Hop]) -> bool {
+        // Two keys at one address, or with one encryption half, are one operator under two names.
+        let same = |other: &Hop| {
+            other.address == hop.address || other.key.encryption_half() == hop.key.encryption_half()
+        };
+        if hop.key == *self.me || path.iter().any(same) {
             return false;
         }
         if self.own.contains(&hop.address) {
@@ -213,6 +224,22 @@ impl Choice<'_> {
             || !path.iter().any(|other| near(other.address.ip()))
                 && !self.own.iter().any(|own| near(own.ip()))
     }
+}
+
+/// One of several by lot, by weight: never the top of a list, which would gather load and show who chooses.
+//= spec/trust.md#84-circuits
+pub(crate) fn weighted<T>(pool: Vec<T>, weight: impl Fn(&T) -> u64, rng: &mut Rng) -> Option<T> {
+    let total: u64 = pool.iter().map(&weight).sum();
+    if total == 0 {
+        return None;
+    }
+    let mut drawn = rng.below(total);
+    pool.into_iter().find(|one| {
+        let weight = weight(one);
+        let hit = drawn < weight;
+        drawn = drawn.saturating_sub(weight);
+        hit
+    })
 }
 
 #[cfg(test)]
@@ -246,7 +273,7 @@ mod tests {
         }
 
         fn path(&mut self, hops: usize) -> Option<(CommunityId, Vec<Hop>)> {
-            let wish = Wish { hops, forced: None, need: Flags::EXIT_BT, last: None, avoid: Vec::new() };
+            let wish = Wish::new(hops, Flags::EXIT_BT);
             let own = ["9.9.1.1:1".parse().expect("an address")];
             let mut choice = Choice {
                 candidates: &self.candidates,
@@ -255,7 +282,7 @@ mod tests {
                 own: &own,
                 me: &key(200),
                 allow_same_subnet: self.same,
-                unix_ms: 0,
+                now: Now::default(),
             };
             choice.path(&[HERE, THERE], &wish)
         }
@@ -293,7 +320,7 @@ mod tests {
         let nodes: Vec<_> = nodes.iter().map(|(a, b, c, d)| (*a, b.as_str(), *c, *d)).collect();
         let mut town = Town::new(&nodes);
         let first: BTreeSet<_> = (0..200).map(|_| town.path(3).expect("one").1[0].key).collect();
-        assert_eq!(first.len(), GUARDS);
+        assert_eq!(first.len(), 2);
     }
 
     #[test]

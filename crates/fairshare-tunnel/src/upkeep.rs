@@ -78,7 +78,7 @@ impl Tunnel {
         if let Some(reason) = self.end_of(circuit, now.mono) {
             let last = circuit.last();
             if circuit.pings.missed >= MISSED_MAX {
-                self.candidates.failed(&last.key);
+                self.candidates.failed(now.mono, &last.key);
             }
             return self.close_own(now, id, reason, Some(DestroyReason::UNNEEDED));
         }
@@ -197,7 +197,7 @@ impl Tunnel {
         }
         for (circuit, key) in late {
             self.joined.swap_remove(&circuit);
-            self.candidates.failed(&key);
+            self.candidates.failed(now, &key);
         }
     }
 
@@ -256,7 +256,7 @@ fn own_report(circuit: &Circuit) -> Option<Carried> {
         to: Some(circuit.first().key),
         from_originator: false,
         end: CircuitEnd::Elsewhere,
-        hidden: circuit.purpose.is_hidden(),
+        hidden: matches!(circuit.purpose, Purpose::Taking(_)),
         hops: u8::try_from(circuit.goal.len()).unwrap_or(u8::MAX),
         from_bytes: 0,
         to_bytes: circuit.metered,

@@ -143,9 +143,9 @@ impl Tunnel {
         purpose: Purpose,
         hops: u8,
         last: Option<crate::path::Hop>,
+        community: Option<CommunityId>,
     ) -> Option<CircuitId> {
-        let wish =
-            Wish { hops: usize::from(hops), forced: None, need: Flags::RELAY, last, avoid: Vec::new() };
+        let wish = Wish { last, kept_middle: true, community, ..Wish::new(usize::from(hops), Flags::RELAY) };
         self.build(now, purpose, &wish)
     }
 
@@ -199,7 +199,8 @@ impl Tunnel {
                 Purpose::Introduction(group),
                 Ok(Some((Message::CreateE2e { ident, info_hash, seeder, point }, _))),
             ) => {
-                let asked = seeder::Asked { ident, info_hash, seeder, point, origin: origin.clone() };
+                let asked =
+                    seeder::Asked { ident, info_hash, seeder, point, origin: origin.clone(), community };
                 self.taker_asks(now, group, asked);
             }
             (Purpose::Data(group), Ok(Some((Message::CreatedE2e(exchange), _)))) => {

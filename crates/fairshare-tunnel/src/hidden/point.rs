@@ -180,7 +180,9 @@ impl Tunnel {
         datagram: &[u8],
     ) {
         match read_bare(datagram, &community) {
-            Ok(Some((Message::CreateE2e { seeder, .. }, _))) => self.to_seeder(now, from, &seeder, datagram),
+            Ok(Some((Message::CreateE2e { seeder, .. }, _))) => {
+                self.pass_to_seeder(now, from, &seeder, datagram)
+            }
             Ok(Some((Message::PeersRequest { ident, info_hash }, circuit))) => {
                 if !self.services.exchanges.take(now.mono, from.ip(), 1) {
                     return self.refuse("too many packets of one taker");
@@ -194,7 +196,7 @@ impl Tunnel {
         }
     }
 
-    fn to_seeder(&mut self, now: Now, from: SocketAddr, seeder: &PublicKey, packet: &[u8]) {
+    fn pass_to_seeder(&mut self, now: Now, from: SocketAddr, seeder: &PublicKey, packet: &[u8]) {
         let Some(circuit) = self.services.introductions.get(seeder).map(|one| one.circuit) else {
             return self.refuse("taker for an unknown seeder");
         };

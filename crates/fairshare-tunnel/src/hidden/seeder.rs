@@ -9,7 +9,7 @@ use crate::layer::EndToEnd;
 use crate::output::{GroupId, TunnelEvent};
 use crate::wire::{CircuitId, Exchange, Ident, Message, RendezvousInfo, write_bare};
 use fairshare_crypto::{PublicKey, SecretKey};
-use fairshare_wire::{Address, Instant, Now};
+use fairshare_wire::{Address, CommunityId, Instant, Now};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -26,6 +26,8 @@ pub(crate) struct Asked {
     pub(crate) seeder: PublicKey,
     pub(crate) point: [u8; 32],
     pub(crate) origin: Address,
+    /// Where the rendezvous is to be: the taker is there.
+    pub(crate) community: CommunityId,
 }
 
 /// A swarm that is served.
@@ -100,7 +102,7 @@ impl Tunnel {
     }
 
     fn seek_introduction(&mut self, now: Now, id: GroupId, hops: u8) {
-        let circuit = self.build_hidden(now, Purpose::Introduction(id), hops + 1, None);
+        let circuit = self.build_hidden(now, Purpose::Introduction(id), hops + 1, None, None);
         let Some(seeding) = self.seeding(id) else { return };
         seeding.retry_at = Some(now.mono + RETRY);
         seeding.introduction = circuit.map(|circuit| Introduction { circuit, asked: None, stands: false });
@@ -142,7 +144,8 @@ impl Tunnel {
         let Ok(response) = respond(&key, &mut self.rng, &asked.point) else {
             return self.refuse("taker with a weak point");
         };
-        let Some(circuit) = self.build_hidden(now, Purpose::Seeding(id), hops, None) else {
+        let Some(circuit) = self.build_hidden(now, Purpose::Seeding(id), hops, None, Some(asked.community))
+        else {
             return self.refuse("no circuit to a rendezvous point");
         };
         let taker = Taker {

@@ -12,7 +12,7 @@ use crate::output::{GroupId, TunnelEvent};
 use crate::path::Hop;
 use crate::wire::{CircuitId, Exchange, Ident, IntroductionInfo, Message, RendezvousInfo, write_bare};
 use fairshare_crypto::PublicKey;
-use fairshare_wire::{Address, Instant, Now};
+use fairshare_wire::{Address, CommunityId, Instant, Now};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -42,6 +42,8 @@ struct Asked {
     seeder: PublicKey,
     initiator: Initiator,
     since: Instant,
+    /// Where the exchange goes on: the seeder's rendezvous point is met there.
+    community: CommunityId,
 }
 
 struct Joining {
@@ -172,7 +174,7 @@ impl Tunnel {
             return;
         }
         let message = Message::CreateE2e { ident, info_hash, seeder: point.seeder, point: initiator.point() };
-        taking.asked.insert(ident, Asked { seeder: point.seeder, initiator, since: now.mono });
+        taking.asked.insert(ident, Asked { seeder: point.seeder, initiator, since: now.mono, community });
         let packet = write_bare(community, &message, None);
         self.send_data(now, circuit, &Address::Ip(point.address), &packet);
     }
@@ -193,7 +195,9 @@ impl Tunnel {
         let info = layer.open(&mut sealed).ok().and_then(|plain| RendezvousInfo::parse(plain).ok());
         let Some(info) = info else { return self.refuse("rendezvous that does not decrypt") };
         let last = Hop { key: info.point, address: info.address };
-        let Some(circuit) = self.build_hidden(now, Purpose::Taking(id), hops + 1, Some(last)) else {
+        let community = Some(asked.community);
+        let Some(circuit) = self.build_hidden(now, Purpose::Taking(id), hops + 1, Some(last), community)
+        else {
             return self.refuse("no circuit to a rendezvous point");
         };
         let joining = Joining {

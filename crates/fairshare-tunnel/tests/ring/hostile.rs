@@ -126,6 +126,8 @@ fn a_flood_of_creates_costs_little_and_takes_no_circuit_in_use() {
     }
     world.run(Duration::from_millis(100));
     assert_eq!((1..=4).map(|node| world.joined(node)).collect::<Vec<_>>(), joined);
+    let refused = |node| world.refused(node, "create for a circuit in use");
+    assert!((1..=4).map(refused).sum::<u64>() > 0);
     // Fresh numbers from one address: no more than its burst.
     let (from, to) = ("203.0.113.9:9".parse().expect("an address"), world.nodes[1].address);
     let before = world.joined(1);

@@ -31,7 +31,8 @@ fn no_key_seals_twice_with_one_counter() {
         world.nodes[0].tunnel.close_group(world.now, GROUP);
         world.drain(0);
         world.run(Duration::from_secs(6));
-        (world.nodes[0].received.clear(), world.left.clear());
+        world.nodes[0].received.clear();
+        world.left.clear();
     }
     assert!(world.tap.repeated.is_empty(), "{:?}", world.tap.repeated.first());
 }
