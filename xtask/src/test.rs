@@ -15,10 +15,12 @@ const KILLS: &str = "10";
 const DEMO_MINUTES: &str = "3";
 
 /// Test targets of the binary that have a group of their own.
-const OWN_GROUPS: [&str; 5] = ["kill", "interop_ipv8", "interop_libtorrent", "interop_tunnel", "leak"];
+const OWN_GROUPS: [&str; 6] =
+    ["kill", "interop_ipv8", "interop_libtorrent", "interop_tunnel", "interop_utp", "leak"];
 
 /// The targets of the interop group: against living peers, and in network namespaces.
-const INTEROP_TARGETS: [&str; 4] = ["interop_ipv8", "interop_libtorrent", "interop_tunnel", "leak"];
+const INTEROP_TARGETS: [&str; 5] =
+    ["interop_ipv8", "interop_libtorrent", "interop_tunnel", "interop_utp", "leak"];
 
 /// Choices that hold for the whole run.
 pub(crate) struct Choice {

@@ -133,6 +133,14 @@ pub struct UtpStatus {
     pub round_trip: Duration,
     /// Bytes written and not sent.
     pub queued: usize,
+    /// Bytes sent that are neither acknowledged nor known to be lost.
+    pub under_way: u64,
+    /// Bytes that the other end can still take.
+    pub their_window: u64,
+    /// Packets sent more than once.
+    pub repeated: u64,
+    /// Timeouts.
+    pub timeouts: u64,
 }
 
 /// All uTP connections of one datagram port.
@@ -300,9 +308,7 @@ impl Utp {
 
     /// A connection's figures.
     pub fn status(&self, id: StreamId) -> Option<UtpStatus> {
-        let sending = &self.connections.get(&id)?.sending;
-        let (window, highest_window, round_trip) = sending.figures();
-        Some(UtpStatus { window, highest_window, round_trip, queued: sending.queued() })
+        self.connections.get(&id).map(|connection| connection.sending.status())
     }
 
     /// Connections, those that are ending included.

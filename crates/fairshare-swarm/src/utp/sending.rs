@@ -4,6 +4,7 @@
 //! as well, in the order of sending: a packet is lost when transmissions that left well after its last one have arrived.
 //= spec/swarm.md#11-transports
 
+use super::UtpStatus;
 use super::congestion::{Acked, Congestion, Window};
 use super::packet::{HEADER_LEN, Header, Kind};
 use super::timing::{QueueDelay, RoundTrip};
@@ -69,6 +70,8 @@ pub(super) struct Sending {
     delay: QueueDelay,
     their_window: u64,
     duplicates: u32,
+    repeated: u64,
+    timeouts: u64,
     /// Timeouts in a row without an acknowledgement of anything new.
     pub(super) expiries: u32,
     timeout_at: Option<Instant>,
@@ -104,6 +107,8 @@ impl Sending {
             delay: QueueDelay::default(),
             their_window: segment as u64,
             duplicates: 0,
+            repeated: 0,
+            timeouts: 0,
             expiries: 0,
             timeout_at: None,
             probe_at: None,
@@ -149,9 +154,18 @@ impl Sending {
         self.end() as u16
     }
 
-    /// The number of bytes that may be under way, its highest so far, and the round trip.
-    pub(super) fn figures(&self) -> (u64, u64, Duration) {
-        (self.window.bytes(), self.window.highest(), self.round_trip.smoothed())
+    /// The figures that people see.
+    pub(super) fn status(&self) -> UtpStatus {
+        UtpStatus {
+            window: self.window.bytes(),
+            highest_window: self.window.highest(),
+            round_trip: self.round_trip.smoothed(),
+            queued: self.queued,
+            under_way: self.under_way,
+            their_window: self.their_window,
+            repeated: self.repeated,
+            timeouts: self.timeouts,
+        }
     }
 
     fn end(&self) -> u64 {
@@ -345,6 +359,7 @@ impl Sending {
 
     fn send_again(&mut self, now: Instant, seq: u64) -> Option<Outgoing> {
         let transmission = self.transmitted(seq);
+        self.repeated += 1;
         let sent = self.flight.get_mut((seq - self.first) as usize)?;
         if !std::mem::replace(&mut sent.under_way, true) {
             self.under_way += sent.payload.len() as u64;
@@ -399,8 +414,10 @@ impl Sending {
         }
         if self.probe_at.is_some_and(|at| at <= now) {
             self.probe_at = None;
-            let last = self.flight.iter().rposition(|sent| sent.under_way)?;
-            return self.send_again(now, self.first + last as u64);
+            // The oldest one: its acknowledgement is told in every packet, that of a newer one only in a mask, which
+            // may be short.
+            let oldest = self.flight.iter().position(|sent| sent.under_way)?;
+            return self.send_again(now, self.first + oldest as u64);
         }
         None
     }
@@ -408,6 +425,7 @@ impl Sending {
     /// Nothing was heard of anything for a whole timeout: all that is under way is lost.
     fn expired(&mut self, now: Instant) {
         self.expiries += 1;
+        self.timeouts += 1;
         self.probe_at = None;
         self.timeout_at = None;
         self.duplicates = 0;

@@ -10,7 +10,7 @@ const RTO_MIN: Duration = Duration::from_millis(500);
 const RTO_MAX: Duration = Duration::from_secs(15);
 /// Before the first measurement.
 const RTO_START: Duration = Duration::from_secs(1);
-/// The least wait for an acknowledgement that seems overdue, before the last packet is sent again.
+/// The least wait for an acknowledgement that seems overdue, before the oldest packet is sent again.
 const PROBE_MIN: Duration = Duration::from_millis(30);
 /// The lowest delay is remembered in so many bins of a minute, so that a route that became longer is learnt.
 const BINS: usize = 13;
@@ -61,7 +61,7 @@ impl RoundTrip {
         smoothed + (self.variance * 4).max(smoothed / 4)
     }
 
-    /// After this silence the last packet is sent again, to learn what was lost; `None` while nothing is known.
+    /// After this silence the oldest packet is sent again, to learn what was lost; `None` while nothing is known.
     pub(crate) fn probe_after(&self) -> Option<Duration> {
         self.smoothed.map(|smoothed| smoothed * 2 + PROBE_MIN)
     }
