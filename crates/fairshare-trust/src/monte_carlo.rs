@@ -391,3 +391,131 @@ impl ReputationEngine for MonteCarlo {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::linear::Steps;
+
+    const NODES: u64 = 24;
+    const WALKS: u32 = 40_000;
+
+    fn engine(seed: u8) -> MonteCarlo {
+        let settings = Settings { walks: WALKS, ..Settings::default() };
+        MonteCarlo::new(Measure::Hitting, settings, Graph::new(), 0, Rng::from_seed([seed; 32]))
+    }
+
+    /// How many walks end at each node, by coin and for want of an edge.
+    fn ends(engine: &MonteCarlo) -> Vec<[f64; 2]> {
+        let mut ends = vec![[0.0; 2]; NODES as usize];
+        for walk in 0..engine.walks.count() {
+            let last = engine.walks.node(walk, engine.walks.len(walk) - 1).expect("a walk has nodes");
+            ends[last as usize][usize::from(engine.walks.is_dangling(walk))] += 1.0;
+        }
+        ends
+    }
+
+    /// What [`ends`] is expected to be.
+    fn expected(engine: &MonteCarlo) -> Vec<[f64; 2]> {
+        let steps = Steps::within_reach(&engine.graph, &[0], &BTreeSet::new(), 100).expect("small");
+        let mut start = vec![0.0; steps.len()];
+        start[0] = 1.0;
+        let alpha = engine.settings.continue_prob;
+        let mut ends = vec![[0.0; 2]; NODES as usize];
+        for (node, visits) in steps.nodes.iter().zip(steps.visits(&start, alpha)) {
+            let ended = visits * f64::from(WALKS);
+            let dangling = if engine.graph.total(*node) == 0 { ended * alpha } else { 0.0 };
+            ends[*node as usize] = [ended * (1.0 - alpha), dangling];
+        }
+        ends
+    }
+
+    /// Pearson's statistic beyond what chance gives once in a thousand; ends that are expected less than ten times are
+    /// taken together.
+    fn excess(found: &[[f64; 2]], wanted: &[[f64; 2]]) -> f64 {
+        let (mut statistic, mut classes, mut rare) = (0.0, -1.0, (0.0, 0.0));
+        let mut class = |found: f64, wanted: f64| {
+            statistic += (found - wanted).powi(2) / wanted;
+            classes += 1.0;
+        };
+        for (found, wanted) in found.iter().flatten().zip(wanted.iter().flatten()) {
+            if *wanted < 10.0 {
+                rare = (rare.0 + found, rare.1 + wanted);
+            } else {
+                class(*found, *wanted);
+            }
+        }
+        if rare.1 >= 1.0 {
+            class(rare.0, rare.1);
+        } else {
+            assert!(rare.0 <= 8.0, "{} walks end where {} should", rare.0, rare.1);
+        }
+        // Wilson and Hilferty's approximation of the quantile 0.999.
+        let spread = 2.0 / (9.0 * classes);
+        statistic - classes * (1.0 - spread + 3.09 * f64::sqrt(spread)).powi(3)
+    }
+
+    //= spec/trust.md#5-2-exact-update-of-one-edge-u-v-w-w-w-w-w-w
+    #[test]
+    fn after_ten_thousand_changes_walks_end_where_fresh_ones_end() {
+        for seed in 1..=4 {
+            let mut engine = engine(seed);
+            let mut rng = Rng::from_seed([seed + 100; 32]);
+            let mut reached = 0;
+            for change in 0..10_000 {
+                let [from, to] = [(); 2].map(|()| rng.below(NODES) as NodeId);
+                // Nodes lose all their edges now and then, so that walks end for want of one and go on again.
+                if rng.chance(1, 40) {
+                    let edges: Vec<_> = engine.graph.edges(from).map(|(to, _)| to).collect();
+                    for to in edges {
+                        engine.set_edge(from, to, 0);
+                    }
+                }
+                let weight = if rng.chance(2, 3) { 0 } else { 1 << rng.below(20) };
+                engine.set_edge(from, to, weight);
+                if change % 500 == 499 {
+                    let excess = excess(&ends(&engine), &expected(&engine));
+                    // Of 80 comparisons one may be as unlikely as one in a thousand.
+                    reached += usize::from(excess > 0.0);
+                    assert!(excess < 40.0, "after {change} changes with seed {seed}: {excess}");
+                }
+            }
+            assert!(reached <= 1, "{reached} of 20 comparisons with seed {seed}");
+        }
+    }
+
+    //= spec/trust.md#5-2-exact-update-of-one-edge-u-v-w-w-w-w-w-w
+    #[test]
+    fn gaps_are_as_long_as_their_chance_says() {
+        let mut rng = Rng::from_seed([8; 32]);
+        for chance in [0.5, 0.01] {
+            let mut gaps = Gaps::new(chance);
+            let sum: usize = (0..100_000).map(|_| gaps.next(&mut rng)).sum();
+            let mean = sum as f64 / 100_000.0;
+            let wanted = (1.0 - chance) / chance;
+            assert!((mean - wanted).abs() < 0.02 * (wanted + 1.0), "{chance}: {mean} and not {wanted}");
+        }
+        assert_eq!(Gaps::new(1.0).next(&mut rng), 0);
+        assert!(Gaps::new(0.0).next(&mut rng) > 1 << 40);
+        assert!(Gaps::new(f64::MIN_POSITIVE).next(&mut rng) > 1 << 40);
+    }
+
+    //= spec/trust.md#4-4-merit-default-hitting-probability-with-connectivity-discount
+    #[test]
+    fn a_bottleneck_is_kept_until_a_walk_to_the_node_changes() {
+        let settings = Settings { walks: 5_000, ..Settings::default() };
+        let graph = Graph::from_edges(&[(0, 1, 1), (0, 2, 1), (1, 3, 1), (0, 4, 1)]);
+        let mut engine = MonteCarlo::new(Measure::Merit, settings, graph, 0, Rng::from_seed([1; 32]));
+        assert_eq!(engine.bottleneck(3), Bottleneck { node: Some(1), share: 1.0 });
+        let alone = engine.score(3).value / engine.hit(3);
+        assert!((alone - 0.2).abs() < 1e-9);
+        engine.set_edge(2, 3, 1);
+        assert_eq!(engine.walks.kept_bottleneck(3), None);
+        let share = engine.bottleneck(3).share;
+        assert!(share > 0.45 && share < 0.55, "{share}");
+        // What happens elsewhere does not make it be counted again.
+        engine.set_edge(4, 5, 1);
+        assert!(engine.walks.kept_bottleneck(3).is_some());
+        assert_eq!(engine.bottleneck(77), Bottleneck { node: None, share: 1.0 });
+    }
+}

@@ -3,16 +3,18 @@
 mod first_light;
 mod peer;
 mod tracker;
+mod trust;
 
 use crate::arguments::Arguments;
 
 /// The task.
 pub(crate) fn run(mut arguments: Arguments) -> Result<bool, String> {
     let json = arguments.switch("--json");
-    let name = arguments.word().ok_or("bench needs a name: first-light")?;
+    let name = arguments.word().ok_or("bench needs a name: first-light or trust")?;
     arguments.finish()?;
     match name.as_str() {
         "first-light" => first_light::run(json),
-        other => Err(format!("no bench is called {other}; there is first-light")),
+        "trust" => trust::run(json),
+        other => Err(format!("no bench is called {other}; there are first-light and trust")),
     }
 }
