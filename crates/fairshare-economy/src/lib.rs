@@ -26,6 +26,7 @@ mod engine;
 mod judge;
 mod output;
 mod paying;
+pub mod payouts;
 mod pool;
 mod price;
 mod provider;

@@ -27,15 +27,21 @@ pub(crate) enum Timer {
 }
 
 /// All deadlines; each timer has one at most.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Timers {
-    due: BTreeMap<Timer, Instant>,
-    order: BTreeSet<(Instant, Timer)>,
+#[derive(Clone, Debug)]
+pub(crate) struct Timers<T = Timer> {
+    due: BTreeMap<T, Instant>,
+    order: BTreeSet<(Instant, T)>,
 }
 
-impl Timers {
+impl<T> Default for Timers<T> {
+    fn default() -> Self {
+        Self { due: BTreeMap::new(), order: BTreeSet::new() }
+    }
+}
+
+impl<T: Copy + Ord> Timers<T> {
     /// Sets or moves a deadline.
-    pub(crate) fn set(&mut self, timer: Timer, at: Instant) {
+    pub(crate) fn set(&mut self, timer: T, at: Instant) {
         if let Some(old) = self.due.insert(timer, at) {
             self.order.remove(&(old, timer));
         }
@@ -43,13 +49,20 @@ impl Timers {
     }
 
     /// Sets a deadline unless there is one.
-    pub(crate) fn set_if_none(&mut self, timer: Timer, at: Instant) {
+    pub(crate) fn set_if_none(&mut self, timer: T, at: Instant) {
         if !self.due.contains_key(&timer) {
             self.set(timer, at);
         }
     }
 
-    pub(crate) fn cancel(&mut self, timer: Timer) {
+    /// Sets a deadline unless there is an earlier one.
+    pub(crate) fn set_earlier(&mut self, timer: T, at: Instant) {
+        if self.due.get(&timer).is_none_or(|due| *due > at) {
+            self.set(timer, at);
+        }
+    }
+
+    pub(crate) fn cancel(&mut self, timer: T) {
         if let Some(old) = self.due.remove(&timer) {
             self.order.remove(&(old, timer));
         }
@@ -61,7 +74,7 @@ impl Timers {
     }
 
     /// Takes the earliest timer that is due.
-    pub(crate) fn pop(&mut self, now: Instant) -> Option<Timer> {
+    pub(crate) fn pop(&mut self, now: Instant) -> Option<T> {
         let (at, timer) = *self.order.first()?;
         if at > now {
             return None;

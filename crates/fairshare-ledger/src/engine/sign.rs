@@ -24,6 +24,8 @@ struct Content {
     link_sequence: u32,
     kind: BlockType,
     transaction: Bytes,
+    /// What the block says when it was made; `None` = now.
+    timestamp_ms: Option<u64>,
 }
 
 impl<S: ChainStore> Ledger<S> {
@@ -37,7 +39,25 @@ impl<S: ChainStore> Ledger<S> {
         transaction: Bytes,
         records: Vec<Record>,
     ) -> Result<Arc<HalfBlock>, ProposeError> {
-        let content = Content { link_owner: to, link_sequence: 0, kind, transaction };
+        let content = Content { link_owner: to, link_sequence: 0, kind, transaction, timestamp_ms: None };
+        self.append(now, content, records, None)
+    }
+
+    /// Signs a payment of the tunnel account: `down` bytes without any key of ours, and as time the end of the epoch
+    /// that is paid, so that the block tells no moment. Times on a chain need not rise.
+    //= spec/payouts.md#34-epochs-and-settlement
+    pub fn propose_tunnel_payment(
+        &mut self,
+        now: Now,
+        to: PublicKey,
+        down: u64,
+        timestamp_ms: u64,
+        records: Vec<Record>,
+    ) -> Result<Arc<HalfBlock>, ProposeError> {
+        let transaction = self.next_bandwidth(0, down, None)?.encode();
+        let kind = BlockType::BANDWIDTH;
+        let timestamp_ms = Some(timestamp_ms);
+        let content = Content { link_owner: to, link_sequence: 0, kind, transaction, timestamp_ms };
         self.append(now, content, records, None)
     }
 
@@ -56,7 +76,7 @@ impl<S: ChainStore> Ledger<S> {
     }
 
     /// Signs the agreement to a bandwidth proposal: up and down change places, the totals are the own ones, the rest
-    /// is copied.
+    /// is copied; for a payment of the tunnel account its time too.
     //= spec/blocks.md#3-rules-per-type
     pub fn agree_bandwidth(
         &mut self,
@@ -71,8 +91,9 @@ impl<S: ChainStore> Ledger<S> {
         if let Some(fault) = paid.fault {
             return Err(ProposeError::Invalid(fault.to_string()));
         }
+        let timestamp_ms = paid.settlement.is_none().then_some(proposal.timestamp_ms);
         let transaction = self.next_bandwidth(paid.down, paid.up, paid.settlement)?.encode();
-        self.agree(now, proposal, transaction, records)
+        self.agree_at(now, proposal, transaction, timestamp_ms, records)
     }
 
     /// Signs an agreement with this transaction. An agreement that exists is returned as it is; `records` are not
@@ -82,6 +103,17 @@ impl<S: ChainStore> Ledger<S> {
         now: Now,
         proposal: &Arc<HalfBlock>,
         transaction: Bytes,
+        records: Vec<Record>,
+    ) -> Result<Arc<HalfBlock>, ProposeError> {
+        self.agree_at(now, proposal, transaction, None, records)
+    }
+
+    fn agree_at(
+        &mut self,
+        now: Now,
+        proposal: &Arc<HalfBlock>,
+        transaction: Bytes,
+        timestamp_ms: Option<u64>,
         records: Vec<Record>,
     ) -> Result<Arc<HalfBlock>, ProposeError> {
         let for_us = proposal.link_owner == self.me() || proposal.is_source();
@@ -100,6 +132,7 @@ impl<S: ChainStore> Ledger<S> {
             link_sequence: proposal.sequence,
             kind: proposal.kind.clone(),
             transaction,
+            timestamp_ms,
         };
         self.append(now, content, records, answer_to)
     }
@@ -184,7 +217,7 @@ impl<S: ChainStore> Ledger<S> {
             previous_hash,
             kind: content.kind,
             transaction: content.transaction,
-            timestamp_ms: now.unix_ms.min(TIMESTAMP_MS_MAX),
+            timestamp_ms: content.timestamp_ms.unwrap_or(now.unix_ms).min(TIMESTAMP_MS_MAX),
         };
         let block = Arc::new(HalfBlock::sign(&self.key, draft));
         let view = self.view();
