@@ -1,6 +1,7 @@
 //! Engines among themselves: circuits of one to three hops over a network that loses, repeats, forges and floods.
 
 mod building;
+mod cost;
 mod ending;
 mod hostile;
 mod nonces;
