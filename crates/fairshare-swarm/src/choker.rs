@@ -15,8 +15,10 @@ use std::time::Duration;
 /// Between two regular rounds.
 //= spec/swarm.md#62-rounds-and-slots
 pub(crate) const ROUND: Duration = Duration::from_secs(10);
-/// An optimistic peer keeps its slot for this long.
+/// An optimistic peer keeps its slot for this long; over circuits, where everything takes longer, for twice as long.
+//= spec/swarm.md#64-order
 const OPTIMISTIC: Duration = Duration::from_secs(30);
+const OPTIMISTIC_CIRCUIT: Duration = Duration::from_secs(60);
 /// Extra evaluations happen at most this often.
 pub(crate) const EXTRA_GAP: Duration = Duration::from_secs(1);
 /// Automatic slot count: start and bounds.
@@ -90,6 +92,7 @@ pub(crate) struct Choker {
     legacy_share: u32,
     rng: Rng,
     optimistic: BTreeMap<StreamId, Instant>,
+    optimistic_span: Duration,
     sent: VecDeque<u64>,
 }
 
@@ -102,8 +105,15 @@ impl Choker {
             legacy_share: legacy_share.min(1000),
             rng,
             optimistic: BTreeMap::new(),
+            optimistic_span: OPTIMISTIC,
             sent: VecDeque::new(),
         }
+    }
+
+    /// The same for peers at the other ends of circuits.
+    pub(crate) const fn over_circuits(mut self) -> Self {
+        self.optimistic_span = OPTIMISTIC_CIRCUIT;
+        self
     }
 
     /// How many peers may be unchoked at once.
@@ -186,7 +196,10 @@ impl Choker {
                 })
                 .collect();
             let stays = |at: &usize| {
-                previous.get(&waiting[*at].id).filter(|since| now.since(**since) < OPTIMISTIC).copied()
+                previous
+                    .get(&waiting[*at].id)
+                    .filter(|since| now.since(**since) < self.optimistic_span)
+                    .copied()
             };
             let kept = eligible.iter().find_map(|at| stays(at).map(|since| (*at, since)));
             let (at, since) = match kept {
@@ -385,16 +398,17 @@ mod tests {
 
     //= spec/swarm.md#62-rounds-and-slots
     #[test]
-    fn an_optimistic_peer_keeps_its_slot_for_thirty_seconds() {
+    fn an_optimistic_peer_keeps_its_slot_for_thirty_seconds_and_over_circuits_for_sixty() {
         let peers: Vec<Candidate> = (1..=40).map(|id| candidate(id, Standing::Stranger)).collect();
-        let mut choker = choker(5, 250);
-        let first = choker.choose(later(100), true, &peers);
-        assert_eq!(choker.choose(later(110), true, &peers), first);
-        let mut seen = first.clone();
-        for round in 0..20 {
-            seen.extend(choker.choose(later(140 + 31 * round), true, &peers));
+        for (mut choker, span) in [(choker(5, 250), 30), (choker(5, 250).over_circuits(), 60)] {
+            let first = choker.choose(later(100), true, &peers);
+            assert_eq!(choker.choose(later(100 + span - 1), true, &peers), first);
+            let mut seen = first.clone();
+            for round in 0..20 {
+                seen.extend(choker.choose(later(140 + (span + 1) * round), true, &peers));
+            }
+            assert!(seen.len() > first.len(), "the slot rotates");
         }
-        assert!(seen.len() > first.len(), "the slot rotates");
     }
 
     //= spec/swarm.md#64-order

@@ -108,6 +108,12 @@ pub(crate) struct Torrent {
     accounted: u64,
 }
 
+/// The choker of a torrent.
+fn choker(cx: &Context, rng: Rng) -> Choker {
+    let choker = Choker::new(cx.config.slots, cx.config.legacy_share, rng);
+    if cx.is_clear() { choker } else { choker.over_circuits() }
+}
+
 /// Payload counts.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Totals {
@@ -155,7 +161,7 @@ impl Torrent {
             ),
             tracker_key: rng.fork("tracker key").next_u64() as u32,
             trackers_asked: BTreeMap::new(),
-            choker: Choker::new(cx.config.slots, cx.config.legacy_share, rng.fork("choker")),
+            choker: choker(cx, rng.fork("choker")),
             rounds: Rounds::new(now.mono),
             saving: Saving::new(now.mono),
             rng,

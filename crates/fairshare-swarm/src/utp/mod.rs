@@ -233,6 +233,17 @@ impl Utp {
         self.after(id);
     }
 
+    /// Nothing reaches an address any more: its circuit is gone. Its connections end at once.
+    pub fn unreachable(&mut self, now: Now, address: SocketAddr) {
+        self.now = now.mono;
+        let ids: Vec<StreamId> =
+            self.names.range((address, 0)..=(address, u16::MAX)).map(|(_, id)| *id).collect();
+        for id in ids {
+            self.hand_out(id);
+            self.remove(id);
+        }
+    }
+
     // ---- what comes ----
 
     /// A datagram came.

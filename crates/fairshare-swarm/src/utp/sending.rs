@@ -360,7 +360,7 @@ impl Sending {
     fn send_again(&mut self, now: Instant, seq: u64) -> Option<Outgoing> {
         let transmission = self.transmitted(seq);
         self.repeated += 1;
-        let sent = self.flight.get_mut((seq - self.first) as usize)?;
+        let sent = self.flight.get_mut(usize::try_from(seq - self.first).ok()?)?;
         if !std::mem::replace(&mut sent.under_way, true) {
             self.under_way += sent.payload.len() as u64;
         }
@@ -416,8 +416,8 @@ impl Sending {
             self.probe_at = None;
             // The oldest one: its acknowledgement is told in every packet, that of a newer one only in a mask, which
             // may be short.
-            let oldest = self.flight.iter().position(|sent| sent.under_way)?;
-            return self.send_again(now, self.first + oldest as u64);
+            self.lost.remove(&self.first);
+            return self.send_again(now, self.first);
         }
         None
     }

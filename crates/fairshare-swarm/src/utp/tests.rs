@@ -21,6 +21,8 @@ struct Path {
     queue: Duration,
     /// Longer datagrams are dropped.
     mtu: usize,
+    /// The masks of acknowledgements are cut to 32 packets, as some implementations do.
+    short_masks: bool,
 }
 
 const CLEAN: Path = Path {
@@ -31,6 +33,7 @@ const CLEAN: Path = Path {
     rate: None,
     queue: Duration::from_secs(1),
     mtu: 1_400,
+    short_masks: false,
 };
 
 /// What a side has seen.
@@ -72,6 +75,14 @@ fn content(len: usize) -> Bytes {
     bytes.into()
 }
 
+fn with_short_mask(datagram: Bytes) -> Bytes {
+    let packet = Packet::parse(&datagram).expect("our own");
+    match packet.mask.get(..4) {
+        Some(short) => encode(&packet.header, short, packet.payload),
+        None => datagram,
+    }
+}
+
 impl Pair {
     fn new(path: Path, congestion: Congestion, seed: u8) -> Self {
         let now = Now { mono: Instant::from_micros(u64::from(u32::MAX) - 3_000_000), unix_ms: 0 };
@@ -110,6 +121,7 @@ impl Pair {
         if self.frozen[from] || datagram.len() > path.mtu || self.rng.chance(path.loss, 1_000) {
             return;
         }
+        let datagram = if path.short_masks { with_short_mask(datagram) } else { datagram };
         let mut leaves = self.now.mono;
         if let Some(rate) = path.rate {
             let start = self.line_free[from].max(leaves);
@@ -259,6 +271,31 @@ fn a_path_that_overtakes_does_not_slow_the_window_by_loss() {
         println!("Loss on 20 MB/s, {millis} ms, {jitter} ms overtaking: {took:?} {:?}", pair.figures());
         assert!(took < Duration::from_millis(1_800), "the line allows 0.8 s: {took:?}");
     }
+}
+
+#[test]
+fn the_loss_of_most_of_a_burst_costs_no_timeout_even_where_masks_are_short() {
+    // The line holds 60 packets: the slow start loses whole bursts.
+    let (rate, queue) = (Some(40_000_000), Duration::from_millis(2));
+    let delay = Duration::from_micros(200);
+    let path = Path { rate, queue, delay, short_masks: true, ..CLEAN };
+    let mut pair = Pair::connected(path, Congestion::Ledbat, 2);
+    let took = pair.transfer(&content(8 << 20));
+    let status = pair.ports[CLIENT].status(STREAM).expect("open");
+    assert!(status.repeated > 50, "{status:?}");
+    assert_eq!(status.timeouts, 0, "{took:?}");
+}
+
+#[test]
+fn connections_of_an_address_that_cannot_be_reached_end_at_once() {
+    let mut pair = Pair::connected(CLEAN, Congestion::Loss, 12);
+    let elsewhere = SocketAddr::from(([192, 0, 2, 77], 6881));
+    pair.ports[CLIENT].unreachable(pair.now, elsewhere);
+    pair.drain(CLIENT);
+    assert!(pair.seen[CLIENT].closed.is_empty());
+    pair.ports[CLIENT].unreachable(pair.now, address(SERVER));
+    pair.drain(CLIENT);
+    assert_eq!((&pair.seen[CLIENT].closed, pair.ports[CLIENT].connections()), (&vec![STREAM], 0));
 }
 
 #[test]
