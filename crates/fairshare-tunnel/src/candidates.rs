@@ -11,6 +11,10 @@ use std::time::Duration;
 
 /// Candidates remembered: many times what any path needs.
 const CANDIDATES_MAX: usize = 1_000;
+/// Standings remembered, also of keys that are no candidates.
+const STANDINGS_MAX: usize = 4_096;
+/// Bytes per second that count as ordinary.
+const ORDINARY_SPEED: u64 = 1 << 20;
 /// Candidates of one /24: a provider's whole range must not fill the table.
 const PER_NEIGHBOURHOOD: usize = 2;
 
@@ -27,6 +31,8 @@ pub(crate) struct Candidate {
     pub(crate) failures: u32,
     /// When it failed last.
     failed_at: Option<Instant>,
+    /// Bytes per second that circuits over it carried.
+    speed: Option<u64>,
     /// Its share of reputation, in 1/1000.
     pub(crate) standing: u32,
 }
@@ -45,6 +51,14 @@ impl Candidate {
         self.failed_at.is_some_and(|at| now.since(at) < LATELY)
     }
 
+    const fn fail(&mut self) {
+        self.failures = self.failures.saturating_add(1);
+        if self.failures > 50 {
+            self.failures /= 2;
+            self.successes /= 2;
+        }
+    }
+
     /// How likely it is to be chosen among `count`: measured success times standing, with a floor for the unknown.
     //= spec/trust.md#84-circuits
     pub(crate) fn weight(&self, count: usize) -> u64 {
@@ -52,7 +66,10 @@ impl Candidate {
         let success = 1_000 * (u64::from(self.successes) + 1) / tried;
         // r + 0.02 / candidates, in millionths.
         let standing = u64::from(self.standing) * 1_000 + 20_000 / (count.max(1) as u64);
-        (success * standing).max(1)
+        // Half to double, so that one fast node does not take all; unmeasured counts as somewhat slow.
+        let speed =
+            self.speed.map_or(800, |speed| (speed.saturating_mul(1_000) / ORDINARY_SPEED).clamp(500, 2_000));
+        (success * standing * speed / 1_000).max(1)
     }
 }
 
@@ -60,6 +77,8 @@ impl Candidate {
 #[derive(Debug, Default)]
 pub(crate) struct Candidates {
     all: BTreeMap<PublicKey, Candidate>,
+    /// Standing that was told, also of keys that are not here, or not yet.
+    standings: BTreeMap<PublicKey, u32>,
 }
 
 impl Candidates {
@@ -77,6 +96,7 @@ impl Candidates {
             known.offers.insert(community, flags);
             return true;
         }
+        let standing = self.standings.get(&key).copied().unwrap_or_default();
         let near = neighbourhood(address.ip());
         let crowd = self.all.values().filter(|other| neighbourhood(other.address.ip()) == near).count();
         if self.all.len() >= CANDIDATES_MAX || crowd >= PER_NEIGHBOURHOOD && !many_per_network {
@@ -84,7 +104,7 @@ impl Candidates {
         }
         let offers = BTreeMap::from([(community, flags)]);
         let candidate =
-            Candidate { address, offers, successes: 0, failures: 0, failed_at: None, standing: 0 };
+            Candidate { address, offers, successes: 0, failures: 0, failed_at: None, speed: None, standing };
         self.all.insert(key, candidate);
         true
     }
@@ -99,8 +119,21 @@ impl Candidates {
         self.all.get(key)
     }
 
-    pub(crate) fn get_mut(&mut self, key: &PublicKey) -> Option<&mut Candidate> {
-        self.all.get_mut(key)
+    /// Its share of reputation.
+    pub(crate) fn set_standing(&mut self, key: &PublicKey, per_mille: u32) {
+        if let Some(one) = self.all.get_mut(key) {
+            one.standing = per_mille;
+        }
+        if self.standings.len() < STANDINGS_MAX || self.standings.contains_key(key) {
+            self.standings.insert(*key, per_mille);
+        }
+    }
+
+    /// A circuit over it carried so many bytes per second.
+    pub(crate) fn measured(&mut self, key: &PublicKey, speed: u64) {
+        if let Some(one) = self.all.get_mut(key) {
+            one.speed = Some(one.speed.map_or(speed, |before| before / 2 + speed / 2));
+        }
     }
 
     /// Those that offer all of `flags` in a community.
@@ -127,14 +160,18 @@ impl Candidates {
         }
     }
 
+    /// A circuit could not be extended from it: its fault, or that of the hop that was asked.
+    pub(crate) fn suspected(&mut self, key: &PublicKey) {
+        if let Some(one) = self.all.get_mut(key) {
+            one.fail();
+        }
+    }
+
     /// A circuit failed at it. What happened long ago counts less and less.
     pub(crate) fn failed(&mut self, now: Instant, key: &PublicKey) {
         if let Some(one) = self.all.get_mut(key) {
-            one.failures = one.failures.saturating_add(1);
             one.failed_at = Some(now);
-            if one.failures > 50 {
-                (one.failures, one.successes) = (one.failures / 2, one.successes / 2);
-            }
+            one.fail();
         }
     }
 }
@@ -173,7 +210,7 @@ mod tests {
         for seed in 1..=3 {
             table.found(HERE, key(seed), at("8.8.8.1:1"), Flags::RELAY, true);
         }
-        table.get_mut(&key(1)).expect("here").standing = 100;
+        table.set_standing(&key(1), 100);
         (0..9).for_each(|_| table.failed(Instant::START, &key(3)));
         let weight = |seed: u8| table.get(&key(seed)).expect("here").weight(3);
         assert!(weight(1) > weight(2) && weight(2) > weight(3) && weight(3) > 0);

@@ -28,6 +28,8 @@ const CREATE_RATE: Rate = Rate { per_second: 20, burst: 50 };
 const NEIGHBOURHOOD_RATE: Rate = Rate { per_second: 80, burst: 200 };
 /// CREATEs of all: each costs four multiplications on the curve, some 150 us, and a quarter of a core may go there.
 const ALL_CREATES: Rate = Rate { per_second: 1_600, burst: 1_600 };
+/// EXTENDs of all: each sends a datagram to an address that the asker names.
+const ALL_EXTENDS: Rate = Rate { per_second: 500, burst: 1_000 };
 /// Signatures of DESTROY that are checked: a tenth of a core.
 const DESTROY_RATE: Rate = Rate { per_second: 2_000, burst: 2_000 };
 /// Of a slowed neighbour's cells one of so many passes.
@@ -56,6 +58,7 @@ pub(crate) struct Limits {
     neighbourhoods: SourceLimit,
     all_creates: Limit,
     destroys: Limit,
+    pub(crate) extends: Limit,
 }
 
 /// The engine. See the crate's documentation.
@@ -84,6 +87,8 @@ pub struct Tunnel {
     pub(crate) links: Links,
     pub(crate) services: Services,
     pub(crate) allowances: BTreeMap<PublicKey, Allowance>,
+    /// Credit that neighbours used, in 1/1000 of their limits.
+    pub(crate) credits: BTreeMap<PublicKey, u32>,
     slowed: u32,
     pub(crate) limits: Limits,
     next_ticket: u64,
@@ -119,12 +124,14 @@ impl Tunnel {
             links: Links::default(),
             services: Services::default(),
             allowances: BTreeMap::new(),
+            credits: BTreeMap::new(),
             slowed: 0,
             limits: Limits {
                 creates: SourceLimit::new(CREATE_RATE),
                 neighbourhoods: SourceLimit::new(NEIGHBOURHOOD_RATE),
                 all_creates: Limit::new(ALL_CREATES),
                 destroys: Limit::new(DESTROY_RATE),
+                extends: Limit::new(ALL_EXTENDS),
             },
             next_ticket: 0,
             next_tick: None,
@@ -165,9 +172,7 @@ impl Tunnel {
     /// The share of reputation of a node, in 1/1000.
     //= spec/trust.md#84-circuits
     pub fn set_standing(&mut self, key: &PublicKey, per_mille: u32) {
-        if let Some(one) = self.candidates.get_mut(key) {
-            one.standing = per_mille;
-        }
+        self.candidates.set_standing(key, per_mille);
     }
 
     /// Our own addresses, in our network and as others see them.

@@ -5,6 +5,7 @@ use crate::circuit::Purpose;
 use crate::engine::Tunnel;
 use crate::hidden::HiddenGroup;
 use crate::hidden_names::address_circuit;
+use crate::originator::NOT_NEEDED;
 use crate::output::{GroupId, GroupSpec, TunnelEvent};
 use crate::path::Wish;
 use crate::wire::{CircuitId, Data, DestroyReason, NOWHERE};
@@ -57,7 +58,7 @@ impl Tunnel {
         let circuits: Vec<_> =
             self.own.values().filter(|one| one.purpose.group() == Some(id)).map(|one| one.id).collect();
         for circuit in circuits {
-            self.close_own(now, circuit, "not needed any more", Some(DestroyReason::UNNEEDED));
+            self.close_own(now, circuit, NOT_NEEDED, Some(DestroyReason::UNNEEDED));
         }
         self.fetches.forget_group(id);
         self.arm(now.mono);

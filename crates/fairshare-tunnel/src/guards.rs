@@ -17,6 +17,10 @@ const PAUSE_MS: u64 = 600_000;
 /// our guards fail moves us to few others.
 const KEPT_MAX: usize = 8;
 
+/// A guard is judged after so many circuits, and replaced if more than one of so many broke.
+const JUDGED_AFTER: u32 = 50;
+const BROKEN_MAX: u32 = 5;
+
 const VERSION: u8 = 1;
 
 /// A layer of hops that are kept.
@@ -79,6 +83,9 @@ struct Guard {
     seen_ms: u64,
     /// It did not answer, and is left alone until then. Not kept for the next run.
     paused_ms: Option<u64>,
+    /// Circuits over it, and how many of them it did not extend to their end. Not kept for the next run.
+    built: u32,
+    broken: u32,
 }
 
 /// All of them, in the order in which they were chosen.
@@ -127,6 +134,27 @@ impl Guards {
             }
             guard.paused_ms = (!success).then(|| unix_ms.saturating_add(PAUSE_MS));
         }
+    }
+
+    /// A circuit over it came to stand, or did not although it answered. `true` if it is not kept any more: it takes
+    /// too few circuits to their end, by choice or not.
+    //= spec/payouts.md#36-exposure-what-a-node-risks-when-it-is-never-paid
+    pub(crate) fn built(&mut self, key: &PublicKey, stands: bool) -> bool {
+        let before = self.list.len();
+        self.list.retain_mut(|guard| {
+            if guard.key != *key {
+                return true;
+            }
+            guard.built += 1;
+            guard.broken += u32::from(!stands);
+            if guard.built < JUDGED_AFTER {
+                return true;
+            }
+            let good = guard.broken * BROKEN_MAX <= guard.built;
+            (guard.built, guard.broken) = (0, 0);
+            good
+        });
+        self.list.len() != before
     }
 
     /// Drops those whose time is over or that were out of reach for long. `true` if any went.
@@ -182,7 +210,15 @@ impl Guards {
             let Some(key) = self.sample(community, candidates, rng) else { return };
             let (least, most) = layer.days();
             let until_ms = unix_ms.saturating_add(least * DAY_MS + rng.below((most - least) * DAY_MS));
-            self.list.push(Guard { layer, key, until_ms, seen_ms: unix_ms, paused_ms: None });
+            self.list.push(Guard {
+                layer,
+                key,
+                until_ms,
+                seen_ms: unix_ms,
+                paused_ms: None,
+                built: 0,
+                broken: 0,
+            });
         }
     }
 
@@ -220,7 +256,15 @@ fn is_here(candidates: &Candidates, community: CommunityId, key: &PublicKey) -> 
 fn read_guard(input: &mut Reader<'_>) -> Result<Guard, ReadError> {
     let layer = Layer::from_number(input.u8()?).ok_or(ReadError::Value("layer"))?;
     let key = PublicKey::from_bytes(input.array::<KEY_LEN>()?);
-    Ok(Guard { layer, key, until_ms: input.u64()?, seen_ms: input.u64()?, paused_ms: None })
+    Ok(Guard {
+        layer,
+        key,
+        until_ms: input.u64()?,
+        seen_ms: input.u64()?,
+        paused_ms: None,
+        built: 0,
+        broken: 0,
+    })
 }
 
 #[cfg(test)]
@@ -301,11 +345,24 @@ mod tests {
         assert_eq!(firsts(&mut guards, &candidates, 2_000).len(), KEPT_MAX, "the best there is");
     }
 
+    //= spec/payouts.md#36-exposure-what-a-node-risks-when-it-is-never-paid
+    #[test]
+    fn one_that_takes_too_few_circuits_to_their_end_is_replaced() {
+        let (candidates, mut guards) = (town(30), Guards::default());
+        let chosen = firsts(&mut guards, &candidates, 0);
+        let judged = |guards: &mut Guards, broken: u32| {
+            (0..JUDGED_AFTER).any(|number| guards.built(&chosen[0], number >= broken))
+        };
+        assert!(!judged(&mut guards, 10));
+        assert!(judged(&mut guards, 11));
+        assert!(!firsts(&mut guards, &candidates, 0).contains(&chosen[0]));
+    }
+
     #[test]
     fn who_is_known_is_kept_before_strangers() {
         let (mut candidates, mut guards) = (town(30), Guards::default());
         for seed in [4, 9, 11] {
-            candidates.get_mut(&key(seed)).expect("here").standing = 1;
+            candidates.set_standing(&key(seed), 1);
         }
         let mut chosen = firsts(&mut guards, &candidates, 0);
         chosen.sort_unstable();

@@ -22,8 +22,6 @@ use std::time::Duration;
 const EXTENDABLE: Duration = Duration::from_secs(60);
 /// Candidates of each kind that are told with our half of an exchange.
 const CANDIDATES_TOLD: usize = 4;
-/// A circuit that was idle for so long gives way to a new one when there is no room.
-const GIVES_WAY: Duration = Duration::from_secs(8);
 
 impl Tunnel {
     /// Somebody asks us to be a hop.
@@ -48,7 +46,7 @@ impl Tunnel {
         if !self.may_answer_create(now.mono, from) {
             return self.refuse("too many creates");
         }
-        if !self.make_room(now.mono) {
+        if !self.make_room(now.mono, &key) {
             return self.refuse("too many circuits");
         }
         let Ok(response) = respond(&self.key, &mut self.rng, &point) else {
@@ -78,24 +76,6 @@ impl Tunnel {
         };
         self.joined.insert(header.circuit, Joined::End(Box::new(end)));
         self.arm(now.mono);
-    }
-
-    /// Room for one more circuit: the most idle one gives way if it is idle enough.
-    fn make_room(&mut self, now: Instant) -> bool {
-        if self.joined.len() < self.config.max_joined {
-            return true;
-        }
-        let ends = self.joined.iter().filter_map(|(id, one)| match one {
-            Joined::End(end) if end.role == Role::New || end.role == Role::Exiting => Some((end.active, *id)),
-            _ => None,
-        });
-        let relays = self.relays.values().map(|relay| (relay.active, relay.back.circuit));
-        let Some((active, id)) = ends.chain(relays).min() else { return false };
-        if now.since(active) < GIVES_WAY {
-            return false;
-        }
-        self.drop_joined(id, DestroyReason::PUSHED_OUT);
-        true
     }
 
     /// Hints for originators that let their hops choose; ours do not.
@@ -198,6 +178,12 @@ impl Tunnel {
         let Some(address) = address else { return self.refuse("extend to an unknown node") };
         if hop.key == self.me || self.own_addresses.contains(&address) {
             return self.refuse("extend to ourselves");
+        }
+        if address.port() == 0 || address.ip().is_unspecified() || address.ip().is_multicast() {
+            return self.refuse("extend to an impossible address");
+        }
+        if !self.limits.extends.take(now.mono) {
+            return self.refuse("too many extends");
         }
         let hop = Hop { key: hop.key, address };
         let (community, before) = (end.link.community, end.extending);

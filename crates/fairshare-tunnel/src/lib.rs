@@ -30,6 +30,7 @@ mod link;
 mod originator;
 mod output;
 mod path;
+mod room;
 mod speed;
 mod upkeep;
 

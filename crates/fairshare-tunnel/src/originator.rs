@@ -7,7 +7,7 @@ use crate::handshake::Initiator;
 use crate::hidden_names::circuit_address;
 use crate::layer::OriginatorLayer;
 use crate::output::TunnelEvent;
-use crate::path::{Choice, Wish};
+use crate::path::{Choice, Hop, Wish};
 use crate::wire::{CellHeader, CircuitId, DestroyReason, Exchange, Flags, Message};
 use bytes::Bytes;
 use fairshare_wire::{Address, Now};
@@ -16,6 +16,8 @@ use std::time::Duration;
 
 /// Hops that are tried in one place before the circuit is given up.
 const TRIES_MAX: usize = 6;
+/// Why a circuit ended that was as good as any other.
+pub(crate) const NOT_NEEDED: &str = "not needed any more";
 
 impl Tunnel {
     /// Begins a circuit. `None` = no path, or too many circuits.
@@ -133,6 +135,7 @@ impl Tunnel {
         for hop in &goal {
             self.candidates.succeeded(&hop.key);
         }
+        self.judge_guard(goal.first(), true);
         self.event(TunnelEvent::CircuitReady {
             circuit: id,
             group: purpose.group(),
@@ -155,10 +158,14 @@ impl Tunnel {
         circuit.pending = None;
         circuit.tried.push(hop.key);
         let (place, tries) = (circuit.joined(), circuit.tried.len());
+        let before = place.checked_sub(1).and_then(|at| circuit.goal.get(at)).map(|hop| hop.key);
         let fixed = circuit.is_forced || circuit.last_is_fixed && place + 1 == circuit.goal.len();
         self.candidates.failed(now.mono, &hop.key);
-        if place == 0 {
-            self.guards.answered(&hop.key, false, now.unix_ms);
+        match before {
+            // A hop that lets only some extensions succeed would choose our path: it is suspected like the hop it
+            // says does not answer.
+            Some(before) => self.candidates.suspected(&before),
+            None => self.guards.answered(&hop.key, false, now.unix_ms),
         }
         let old = circuit_age(self.own.get(&id), now) >= self.config.build_timeout;
         if place == 0 || fixed || old || tries >= TRIES_MAX {
@@ -230,6 +237,12 @@ impl Tunnel {
         }
     }
 
+    fn judge_guard(&mut self, first: Option<&Hop>, stands: bool) {
+        if first.is_some_and(|first| self.guards.built(&first.key, stands)) {
+            self.save_guards();
+        }
+    }
+
     /// Ends an own circuit; tells its first hop unless that ended it.
     pub(crate) fn close_own(
         &mut self,
@@ -242,6 +255,9 @@ impl Tunnel {
         if let Some(reason) = tell {
             let first = circuit.first();
             self.send_destroy(circuit.community, id, first.address, reason);
+        }
+        if !circuit.is_ready() && circuit.joined() > 0 && !circuit.is_forced && reason != NOT_NEEDED {
+            self.judge_guard(circuit.goal.first(), false);
         }
         self.report_own(&circuit);
         self.event(TunnelEvent::CircuitClosed { circuit: id, reason });

@@ -95,6 +95,11 @@ impl Tunnel {
 
     fn end_test(&mut self, _now: Now, ticket: u64) {
         let Some(test) = self.tests.remove(&ticket) else { return };
+        let micros = u64::try_from(test.heard.since(test.began).as_micros()).unwrap_or(u64::MAX).max(1);
+        let path = self.own.get(&test.circuit).map(|one| one.goal.clone()).unwrap_or_default();
+        for hop in path {
+            self.candidates.measured(&hop.key, test.received.saturating_mul(1_000_000) / micros);
+        }
         self.event(TunnelEvent::SpeedTested {
             ticket,
             received: test.received,

@@ -192,12 +192,12 @@ impl Tunnel {
                 && now.since(extending.sent) >= timeout
             {
                 end.extending = None;
-                late.push((extending.circuit, extending.hop.key));
+                late.push(extending.circuit);
             }
         }
-        for (circuit, key) in late {
+        // It says nothing about the hop that was asked: whoever sent the EXTEND chose its address.
+        for circuit in late {
             self.joined.swap_remove(&circuit);
-            self.candidates.failed(now, &key);
         }
     }
 

@@ -25,7 +25,13 @@ fn sent(world: &mut World, node: usize) -> Vec<Bytes> {
 }
 
 /// Hands cells to a node and measures until it has put out what becomes of them.
-fn pass(world: &mut World, from: SocketAddr, node: usize, cells: &[Bytes], spent: &mut Duration) -> Vec<Bytes> {
+fn pass(
+    world: &mut World,
+    from: SocketAddr,
+    node: usize,
+    cells: &[Bytes],
+    spent: &mut Duration,
+) -> Vec<Bytes> {
     let began = Instant::now();
     for cell in cells {
         world.nodes[node].tunnel.handle_datagram(world.now, from, cell);
