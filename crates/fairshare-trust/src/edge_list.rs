@@ -32,7 +32,7 @@ impl std::error::Error for EdgeListError {}
 
 /// Reads the edges `(from, to, weight)` of a file. Text has `u v weight` in each line, in decimal; `#` begins a comment;
 /// empty lines are nothing. A file whose length is what the binary form demands is read as such, each edge with weight 1.
-//= spec/interfaces.md#4-configuration-and-output
+//= spec/interfaces.md#4-command-line-clap-json-everywhere-api-url-profile-name-quiet-on-success-exit-codes-0-1-2-3
 pub fn read_edges(file: &[u8]) -> Result<Vec<(NodeId, NodeId, u64)>, EdgeListError> {
     if let Some((nodes, edges)) = binary_edges(file) {
         return read_binary(nodes, edges);

@@ -120,6 +120,7 @@ pub struct Ingest {
     /// How far all decayed weights were shifted down so far, in bits.
     shift: u16,
     pairs: BTreeMap<(NodeId, NodeId), Sums>,
+    pairs_max: usize,
     /// Counted halves: owner and number / 64 to one bit for each number.
     counted: BTreeMap<(NodeId, u32), u64>,
     /// Own proposals of which only what ego received is counted.
@@ -136,6 +137,7 @@ impl Ingest {
             decay,
             shift: 0,
             pairs: BTreeMap::new(),
+            pairs_max: PAIRS_MAX,
             counted: BTreeMap::new(),
             early: BTreeSet::new(),
             changes: Vec::new(),
@@ -178,7 +180,7 @@ impl Ingest {
         }
         let own = a == self.ego || b == self.ego;
         let full = self.counted.len() >= WORDS_MAX
-            || (self.pairs.len() >= PAIRS_MAX && !self.pairs.contains_key(&ordered(a, b)));
+            || (self.pairs.len() >= self.pairs_max && !self.pairs.contains_key(&ordered(a, b)));
         if full && !own {
             return Err(IngestError::Full);
         }
@@ -363,6 +365,22 @@ mod tests {
         assert_eq!(ingest.pair(&p, &a), Ok(()));
         assert_eq!(ingest.take_changes(), [EdgeChange { from: 2, to: 0, old: 0, new: 5 }]);
         assert_eq!(ingest.own(&p), Err(IngestError::Counted));
+    }
+
+    //= spec/trust.md#2-5-bounds-on-what-is-kept
+    #[test]
+    fn a_full_graph_takes_only_what_is_known_or_egos() {
+        let mut ingest = Ingest { pairs_max: 1, ..Ingest::new(0, Weights::Gross, None) };
+        let mut add = |a, number, b| {
+            let (p, a) = pair(a, number, b, number, 0, 5);
+            ingest.pair(&p, &a)
+        };
+        assert_eq!(add(1, 1, 2), Ok(()));
+        assert_eq!(add(1, 2, 3), Err(IngestError::Full));
+        assert_eq!(add(2, 3, 1), Ok(()));
+        assert_eq!(add(0, 4, 3), Ok(()));
+        // What was refused was not counted: it may come again when there is room.
+        assert_eq!(add(1, 2, 3), Err(IngestError::Full));
     }
 
     //= spec/trust.md#2-3-netting

@@ -117,6 +117,7 @@ proptest! {
     }
 
     //= spec/trust.md#6-what-is-proven-about-sybils
+    //= spec/trust.md#8-how-scores-are-used
     #[test]
     fn the_shares_of_all_others_add_up_to_at_most_one(edges in honest(), attack in attack()) {
         let edges = joined(&edges, &attack);
@@ -264,6 +265,7 @@ fn one_seed_gives_one_result() {
 }
 
 //= spec/trust.md#1-decision-in-short-d
+//= spec/trust.md#13-traps
 #[test]
 fn engines_are_chosen_by_name_and_settings_have_ranges() {
     for kind in EngineKind::ALL {

@@ -154,6 +154,11 @@ fn graph(case: &Value) -> Result<Cases, String> {
     Ok(case.expect.iter().map(judged).collect())
 }
 
+//= spec/trust.md#3-notation
+//= spec/trust.md#4-1-ppr-personalised-pagerank
+//= spec/trust.md#4-3-hitting-personalised-hitting-probability
+//= spec/trust.md#4-6-bartercast
+//= spec/trust.md#4-7-eigentrust
 //= spec/trust.md#12-test-procedure
 fn expectation(case: &GraphCase, expected: &Expected) -> Result<(), String> {
     let (kind, settings, values) = (expected.kind()?, expected.settings()?, expected.values()?);
