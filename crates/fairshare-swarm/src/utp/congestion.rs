@@ -129,7 +129,8 @@ impl Window {
         self.cubic = None;
     }
 
-    fn is_starting(&self) -> bool {
+    /// Whether it may double within a round trip.
+    pub(crate) const fn is_starting(&self) -> bool {
         self.bytes < self.threshold
     }
 

@@ -37,6 +37,7 @@
 
 mod congestion;
 mod connection;
+mod pacing;
 mod packet;
 mod receiving;
 mod sending;

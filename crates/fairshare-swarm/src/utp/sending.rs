@@ -6,6 +6,7 @@
 
 use super::UtpStatus;
 use super::congestion::{Acked, Congestion, Window};
+use super::pacing::{Pace, Pacer};
 use super::packet::{HEADER_LEN, Header, Kind};
 use super::timing::{QueueDelay, RoundTrip};
 use bytes::{Bytes, BytesMut};
@@ -74,6 +75,9 @@ pub(super) struct Sending {
     timeouts: u64,
     /// Timeouts in a row without an acknowledgement of anything new.
     pub(super) expiries: u32,
+    pacer: Pacer,
+    /// When the pacer lets the next packet go, if it is the pacer that holds it.
+    paced_until: Option<Instant>,
     timeout_at: Option<Instant>,
     probe_at: Option<Instant>,
     /// Whether one packet may go although the other end's window is closed.
@@ -110,6 +114,8 @@ impl Sending {
             repeated: 0,
             timeouts: 0,
             expiries: 0,
+            pacer: Pacer::default(),
+            paced_until: None,
             timeout_at: None,
             probe_at: None,
             forced: false,
@@ -294,13 +300,29 @@ impl Sending {
 
     /// The next lost packet that may go again now.
     pub(super) fn next_lost(&mut self, now: Instant) -> Option<Outgoing> {
+        self.paced_until = None;
         let seq = self.lost.first().copied()?;
         let len = self.flight.get((seq - self.first) as usize)?.payload.len() as u64;
         if self.under_way > 0 && self.under_way + len > self.window.bytes() {
             return None;
         }
+        if !self.may_go(now, len as usize) {
+            return None;
+        }
         self.lost.remove(&seq);
         self.send_again(now, seq)
+    }
+
+    /// Whether the pacer lets a packet go now; it is counted.
+    fn may_go(&mut self, now: Instant, len: usize) -> bool {
+        let (window, starting) = (self.window.bytes(), self.window.is_starting());
+        let Some(round_trip) = self.round_trip.known() else { return true };
+        let pace = Pace { window, starting, round_trip, packet: self.segment as u64 };
+        self.paced_until = self.pacer.ask(now, pace).err();
+        if self.paced_until.is_none() {
+            self.pacer.sent(len);
+        }
+        self.paced_until.is_none()
     }
 
     /// The next packet that may go now: what was lost before what is new.
@@ -308,6 +330,7 @@ impl Sending {
         if !self.lost.is_empty() {
             return self.next_lost(now);
         }
+        self.paced_until = None;
         let len = self.queued.min(self.segment);
         let fin = self.queued == 0 && self.fin_wanted && !self.fin_sent;
         if len == 0 && !fin || self.flight.len() >= MAX_FLIGHT {
@@ -322,6 +345,9 @@ impl Sending {
                 let after = self.round_trip.timeout(self.expiries);
                 self.timeout_at.get_or_insert_with(|| now + after);
             }
+            return None;
+        }
+        if !self.may_go(now, len) {
             return None;
         }
         self.forced = false;
@@ -402,7 +428,7 @@ impl Sending {
 
     /// When [`handle_timeout`](Self::handle_timeout) is due.
     pub(super) fn next_timeout(&self) -> Option<Instant> {
-        self.timeout_at.into_iter().chain(self.probe_at).min()
+        self.timeout_at.into_iter().chain(self.probe_at).chain(self.paced_until).min()
     }
 
     /// Time has come: a probe to put on the wire, if one is due. Whatever is lost by now goes out by

@@ -287,6 +287,21 @@ fn the_loss_of_most_of_a_burst_costs_no_timeout_even_where_masks_are_short() {
 }
 
 #[test]
+fn short_queues_on_a_long_path_are_not_overrun_before_it_is_full() {
+    // A path of 50 MB/s and 30 ms takes 1.5 MB; its queue holds 70 packets.
+    let (rate, queue) = (Some(50_000_000), Duration::from_millis(2));
+    for congestion in [Congestion::Ledbat, Congestion::Loss] {
+        let mut pair =
+            Pair::connected(Path { rate, queue, delay: Duration::from_millis(15), ..CLEAN }, congestion, 3);
+        let took = pair.transfer(&content(15 << 20));
+        println!("{congestion:?}, 50 MB/s, 30 ms, short queue: {took:?} {:?}", pair.figures());
+        let status = pair.ports[CLIENT].status(STREAM).expect("open");
+        assert!(status.highest_window > 1_000_000, "{status:?}");
+        assert!(took < Duration::from_millis(1_200), "the line allows 0.32 s: {took:?}");
+    }
+}
+
+#[test]
 fn connections_of_an_address_that_cannot_be_reached_end_at_once() {
     let mut pair = Pair::connected(CLEAN, Congestion::Loss, 12);
     let elsewhere = SocketAddr::from(([192, 0, 2, 77], 6881));

@@ -39,6 +39,11 @@ impl RoundTrip {
         }
     }
 
+    /// The smoothed round trip, once one was measured.
+    pub(crate) const fn known(&self) -> Option<Duration> {
+        self.smoothed
+    }
+
     /// The smoothed round trip, a second while unknown.
     pub(crate) fn smoothed(&self) -> Duration {
         self.smoothed.unwrap_or(RTO_START)
