@@ -3,6 +3,7 @@
 mod building;
 mod cost;
 mod ending;
+mod hidden;
 mod hostile;
 mod nonces;
 mod paying;

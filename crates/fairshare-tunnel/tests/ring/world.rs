@@ -73,7 +73,11 @@ pub(crate) struct World {
     pub(crate) names: BTreeMap<String, Vec<SocketAddr>>,
     /// What web servers answer.
     pub(crate) web: Result<Bytes, String>,
+    /// What the overlay's DHT stores.
+    pub(crate) stored: BTreeMap<[u8; 20], Vec<Bytes>>,
     places: BTreeMap<SocketAddr, usize>,
+    /// Sockets of exits, by their address.
+    sockets: BTreeMap<SocketAddr, (usize, ExitId)>,
     wire: BTreeMap<(Instant, u64), Parcel>,
     sequence: u64,
     rng: Rng,
@@ -83,6 +87,11 @@ pub(crate) struct World {
 pub(crate) fn address_of(node: usize) -> SocketAddr {
     let second = u8::try_from(node + 1).expect("few nodes");
     SocketAddr::from(([127, second, 0, 1], 7_000))
+}
+
+/// The address of an exit's sockets.
+fn socket_of(node: SocketAddr, exit: ExitId) -> SocketAddr {
+    SocketAddr::new(node.ip(), 20_000 + u16::try_from(exit.0).expect("few exits"))
 }
 
 /// Settings of a plain node of these communities.
@@ -126,7 +135,9 @@ impl World {
             left: Vec::new(),
             names: BTreeMap::new(),
             web: Err("no web".into()),
+            stored: BTreeMap::new(),
             places: BTreeMap::new(),
+            sockets: BTreeMap::new(),
             wire: BTreeMap::new(),
             sequence: 0,
             rng: Rng::from_seed([42; 32]),
@@ -147,16 +158,31 @@ impl World {
     }
 
     fn add(&mut self, config: TunnelConfig, saved: Option<&[u8]>) {
-        let number = self.nodes.len();
+        let member = self.member(self.nodes.len(), config, saved);
+        self.places.insert(member.address, self.nodes.len());
+        self.nodes.push(member);
+    }
+
+    /// Starts a node anew, with other settings, and introduces everybody again.
+    pub(crate) fn replace(&mut self, number: usize, config: TunnelConfig) {
+        let old = self.key(number);
+        for node in &mut self.nodes {
+            node.tunnel.candidate_lost(self.now, &old);
+        }
+        self.nodes[number] = self.member(number, config, None);
+        self.introduce();
+    }
+
+    fn member(&self, number: usize, config: TunnelConfig, saved: Option<&[u8]>) -> Member {
         let seed = u8::try_from(number + 1).expect("few nodes");
         let key = SecretKey::generate(&mut Rng::from_seed([seed; 32]));
         let (flags, communities) = (config.flags(), config.communities.clone());
         let public = key.public();
         let rng = Rng::from_seed([seed; 32]).fork("tunnel");
-        let tunnel = Tunnel::new(config, key, saved, rng, self.now);
+        let mut tunnel = Tunnel::new(config, key, saved, rng, self.now);
         let address = address_of(number);
-        self.places.insert(address, number);
-        self.nodes.push(Member {
+        tunnel.set_addresses(vec![address]);
+        Member {
             tunnel,
             key: public,
             address,
@@ -167,7 +193,7 @@ impl World {
             received: VecDeque::new(),
             exits: Vec::new(),
             saved: None,
-        });
+        }
     }
 
     /// Tells every node of every other with which it shares a community.
@@ -298,6 +324,9 @@ impl World {
     fn deliver(&mut self, parcel: Parcel) {
         match parcel {
             Parcel::Datagram { from, to, bytes } => {
+                if let Some((node, exit)) = self.sockets.get(&to).copied() {
+                    return self.deliver(Parcel::Back { node, exit, from, bytes });
+                }
                 let Some(number) = self.places.get(&to).copied() else {
                     return;
                 };
@@ -324,10 +353,17 @@ impl World {
         let node = &mut self.nodes[number];
         match output {
             TunnelOutput::Transmit { to, bytes } => self.transmit(number, to, bytes),
-            TunnelOutput::ExitOpen(exit) => node.exits.push(exit),
+            TunnelOutput::ExitOpen(exit) => {
+                node.exits.push(exit);
+                self.sockets.insert(socket_of(node.address, exit), (number, exit));
+            }
             TunnelOutput::ExitClose(exit) => node.exits.retain(|open| *open != exit),
             TunnelOutput::ExitSend { exit, to, bytes } => {
                 assert!(node.exits.contains(&exit), "sockets that are not open");
+                let from = socket_of(node.address, exit);
+                if self.places.contains_key(&to) || self.sockets.contains_key(&to) {
+                    return self.post(LATENCY, Parcel::Datagram { from, to, bytes });
+                }
                 self.left.push(Departure { node: number, to, bytes: bytes.clone() });
                 if self.echo {
                     self.post(2 * LATENCY, Parcel::Back { node: number, exit, from: to, bytes });
@@ -345,7 +381,11 @@ impl World {
                 node.received.push_back((group, origin, data));
             }
             TunnelOutput::Event(event) => node.events.push(event),
-            TunnelOutput::DhtFind { .. } | TunnelOutput::DhtStore { .. } => {}
+            TunnelOutput::DhtStore { key, value } => self.stored.entry(key).or_default().push(value.into()),
+            TunnelOutput::DhtFind { ticket, key } => {
+                let values = self.stored.get(&key).cloned().unwrap_or_default();
+                node.tunnel.dht_found(self.now, ticket, &values);
+            }
         }
     }
 
