@@ -14,6 +14,9 @@ use fairshare_wire::{CommunityId, Instant};
 //= spec/tunnels.md#relay_early
 const EARLY_CELLS: u8 = 8;
 
+/// Unanswered pings in a row after which a circuit carries only what has nowhere else to go.
+const SUSPECT: u8 = 2;
+
 /// What a circuit is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
@@ -165,9 +168,15 @@ impl Circuit {
         self.ready.is_some()
     }
 
+    /// Whether its far end left two pings unanswered.
+    //= spec/tunnels.md#without-breaking-the-wire-required-of-our-node
+    pub(crate) const fn is_suspect(&self) -> bool {
+        self.pings.missed >= SUSPECT
+    }
+
     /// Whether new destinations may use it.
     pub(crate) const fn takes_new(&self) -> bool {
-        self.ready.is_some() && !self.draining && self.pings.missed < 2
+        self.ready.is_some() && !self.draining && !self.is_suspect()
     }
 
     /// A cell with everything that `write` appends, under all layers.
@@ -240,7 +249,7 @@ impl Circuit {
     pub(crate) fn status(&self, now: Instant, stock: bool) -> CircuitStatus {
         let state = match self.ready {
             None => CircuitState::Extending,
-            Some(_) if self.pings.missed >= 2 => CircuitState::Suspect,
+            Some(_) if self.is_suspect() => CircuitState::Suspect,
             Some(_) if self.is_linked => CircuitState::Linked,
             Some(_) => CircuitState::Ready,
         };

@@ -18,6 +18,8 @@ use std::time::Duration;
 const GROUPS_MAX: usize = 256;
 /// Destinations of a group that keep their circuit.
 const DESTINATIONS_MAX: usize = 4_096;
+/// A destination that was not used for so long may get another circuit, when there are too many.
+const DESTINATION_AGE: Duration = Duration::from_secs(120);
 /// A second circuit is begun when the first is not there after this: a lost datagram costs no whole timeout.
 const IMPATIENCE: Duration = Duration::from_secs(3);
 /// Circuits of one group that are being built at once.
@@ -28,7 +30,8 @@ const PATIENCE: Duration = Duration::from_millis(500);
 /// A group.
 pub(crate) struct Group {
     pub(crate) spec: GroupSpec,
-    destinations: BTreeMap<Address, CircuitId>,
+    /// Which circuit each uses, and when it was used last.
+    destinations: BTreeMap<Address, (CircuitId, Instant)>,
     told_ready: bool,
     retry_at: Instant,
     pub(crate) hidden: Option<HiddenGroup>,
@@ -37,6 +40,16 @@ pub(crate) struct Group {
 impl Group {
     pub(crate) fn new(spec: GroupSpec, now: Instant) -> Self {
         Self { spec, destinations: BTreeMap::new(), told_ready: false, retry_at: now, hidden: None }
+    }
+
+    /// Makes room for a destination: those that were not used for long go, or else the one that was used least lately.
+    fn forget_destinations(&mut self, now: Instant) {
+        self.destinations.retain(|_, (_, used)| now.since(*used) < DESTINATION_AGE);
+        if self.destinations.len() >= DESTINATIONS_MAX {
+            let oldest =
+                self.destinations.iter().min_by_key(|(_, (_, used))| *used).map(|(to, _)| to.clone());
+            oldest.and_then(|to| self.destinations.remove(&to));
+        }
     }
 }
 
@@ -80,7 +93,7 @@ impl Tunnel {
                 address_circuit(address).filter(|circuit| self.is_linked(*circuit, id))
             }
             Address::Host(..) if hidden => None,
-            _ => self.circuit_for(id, to),
+            _ => self.circuit_for(now.mono, id, to),
         };
         let Some(circuit) = circuit else { return self.refuse("datagram without a circuit") };
         self.send_data(now, circuit, to, data);
@@ -113,20 +126,35 @@ impl Tunnel {
     }
 
     /// A destination keeps its circuit; a new one gets any that takes new ones.
-    pub(crate) fn circuit_for(&mut self, id: GroupId, to: &Address) -> Option<CircuitId> {
-        let kept = self.groups.get(&id)?.destinations.get(to).copied();
-        if let Some(circuit) = kept
-            && self.own.get(&circuit).is_some_and(|one| one.is_ready() && one.pings.missed < 2)
+    fn circuit_for(&mut self, now: Instant, id: GroupId, to: &Address) -> Option<CircuitId> {
+        if let Some((circuit, used)) = self.groups.get_mut(&id)?.destinations.get_mut(to)
+            && self.own.get(circuit).is_some_and(|one| one.is_ready() && !one.is_suspect())
         {
-            return Some(circuit);
+            *used = now;
+            return Some(*circuit);
         }
         let circuit = self.any_circuit(id)?;
+        // One that is suspect carries it only until there is a better one.
+        if self.own.get(&circuit)?.is_suspect() {
+            return Some(circuit);
+        }
         let group = self.groups.get_mut(&id)?;
         if group.destinations.len() >= DESTINATIONS_MAX {
-            group.destinations.clear();
+            group.forget_destinations(now);
         }
-        group.destinations.insert(to.clone(), circuit);
+        group.destinations.insert(to.clone(), (circuit, now));
         Some(circuit)
+    }
+
+    /// The circuit carries the group's destinations no more: whoever is connected with them is told.
+    pub(crate) fn unsettle(&mut self, id: GroupId, circuit: CircuitId) {
+        let Some(group) = self.groups.get_mut(&id) else { return };
+        let of_circuit = group.destinations.iter().filter(|(_, (used, _))| *used == circuit);
+        let destinations: Vec<Address> = of_circuit.map(|(to, _)| to.clone()).collect();
+        group.destinations.retain(|_, (used, _)| *used != circuit);
+        if !destinations.is_empty() {
+            self.event(TunnelEvent::Moved { group: id, destinations });
+        }
     }
 
     /// A data circuit of the group that takes new destinations; if none does, one that merely stands.
@@ -150,8 +178,7 @@ impl Tunnel {
     }
 
     pub(crate) fn data_circuit_gone(&mut self, id: GroupId, circuit: CircuitId) {
-        let Some(group) = self.groups.get_mut(&id) else { return };
-        group.destinations.retain(|_, used| *used != circuit);
+        self.unsettle(id, circuit);
         let left = self.own.values().any(|one| one.purpose == Purpose::Data(id) && one.is_ready());
         if let Some(group) = self.groups.get_mut(&id)
             && !left

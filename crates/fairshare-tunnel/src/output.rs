@@ -128,6 +128,14 @@ pub enum TunnelEvent {
     },
     /// The first circuit of a group stands, or stands again.
     GroupReady(GroupId),
+    /// Destinations lost their circuit and get another one with the next datagram: they will see another exit, so what is
+    /// connected with them is best begun anew.
+    Moved {
+        /// Whose they are.
+        group: GroupId,
+        /// Which.
+        destinations: Vec<Address>,
+    },
     /// A datagram came for a group.
     Received {
         /// Which.

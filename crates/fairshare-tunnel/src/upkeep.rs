@@ -137,11 +137,17 @@ impl Tunnel {
                 circuit.pings.sent = None;
             }
         }
+        let (suspect, purpose) = (circuit.is_suspect(), circuit.purpose);
         let due = circuit.pings.sent.is_none_or(|sent| now.mono.since(sent) >= interval);
         if circuit.pings.open.is_none() && due {
             circuit.pings.open = Some((ident, now.mono));
             circuit.pings.sent = Some(now.mono);
             self.own_send(id, &Message::Ping { ident });
+        }
+        if let Purpose::Data(group) = purpose
+            && suspect
+        {
+            self.unsettle(group, id);
         }
     }
 

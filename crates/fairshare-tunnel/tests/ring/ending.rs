@@ -2,6 +2,7 @@
 
 use crate::world::{GROUP, HOST, OURS, World, datagram, exit, plain, spec, user};
 use fairshare_tunnel::{Allowance, CircuitState, GroupSpec, TunnelConfig, TunnelEvent};
+use fairshare_wire::Address;
 use std::time::Duration;
 
 fn forced(world: &World, path: &[usize]) -> GroupSpec {
@@ -77,11 +78,14 @@ fn a_silent_hop_is_noticed_within_seconds_and_destinations_move() {
     world.run(Duration::from_secs(5));
     assert!(world.echoed(&datagram(1, 100)));
     let used = world.left.last().expect("it left").node;
+    let moved = TunnelEvent::Moved { group: GROUP, destinations: vec![Address::Ip(HOST)] };
+    assert!(!world.nodes[0].events.contains(&moved));
     world.nodes[used].offline = true;
     // A ping goes out at most 7.5 s later, is missed after 2 s, and once more.
     world.run(Duration::from_secs(13));
     let states: Vec<CircuitState> =
         world.nodes[0].tunnel.circuits(world.now).iter().map(|circuit| circuit.state).collect();
+    assert!(world.nodes[0].events.contains(&moved));
     assert!(world.echoed(&datagram(2, 100)), "{states:?}");
     assert_ne!(world.left.last().expect("it left").node, used);
 }
@@ -138,7 +142,7 @@ fn groups_share_no_circuit() {
     world.drain(0);
     world.run(Duration::from_secs(5));
     world.send(HOST, &datagram(1, 100));
-    let to = fairshare_wire::Address::Ip(HOST);
+    let to = Address::Ip(HOST);
     world.nodes[0].tunnel.send(world.now, other, &to, &datagram(2, 100));
     world.drain(0);
     world.run(Duration::from_secs(1));
