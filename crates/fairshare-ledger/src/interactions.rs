@@ -33,6 +33,8 @@ pub struct Interactions {
     names: IndexSet<PublicKey>,
     reached: BTreeMap<NodeId, Reached>,
     changes: Vec<EdgeChange>,
+    /// How many changes may wait until they are looked through for several of one edge.
+    coalesce_at: usize,
     refusals: BTreeMap<&'static str, u64>,
 }
 
@@ -45,6 +47,7 @@ impl Interactions {
             names: IndexSet::from([me]),
             reached: BTreeMap::new(),
             changes: Vec::new(),
+            coalesce_at: COALESCE_FROM,
             refusals: BTreeMap::new(),
         }
     }
@@ -94,6 +97,7 @@ impl Interactions {
     /// The changes of edges since the last call; several of one edge are one. In an order that an engine may apply.
     //= spec/trust.md#5-3-cost
     pub fn take_changes(&mut self) -> Vec<EdgeChange> {
+        self.coalesce_at = COALESCE_FROM;
         coalesce(std::mem::take(&mut self.changes))
     }
 
@@ -183,8 +187,10 @@ impl Interactions {
         match added {
             Ok(added) => {
                 self.changes.extend(self.ingest.take_changes());
-                if self.changes.len() >= COALESCE_FROM && self.changes.len().is_power_of_two() {
+                if self.changes.len() >= self.coalesce_at {
                     self.changes = coalesce(std::mem::take(&mut self.changes));
+                    // What waits is at most twice what the graph has edges, and the work stays in proportion.
+                    self.coalesce_at = (2 * self.changes.len()).max(COALESCE_FROM);
                 }
                 Some(added)
             }
@@ -338,6 +344,20 @@ mod tests {
             [EdgeChange { from: 1, to: 2, old: 30, new: 0 }, EdgeChange { from: 2, to: 1, old: 0, new: 20 }];
         assert_eq!(graph.take_changes(), flip);
         assert_eq!(graph.edges(Weights::Gross), [(1, 2, 30), (2, 1, 50)]);
+    }
+
+    //= spec/trust.md#5-3-cost
+    #[test]
+    fn changes_that_nobody_takes_do_not_pile_up() {
+        let [me, bob, carol] = keys();
+        let mut graph = Interactions::new(me.public(), Weights::Gross, None);
+        graph.coalesce_at = 8;
+        for number in 1..=9 {
+            let [first, second] = pair(&bob, &carol, number, 10);
+            graph.linked(NOW, &first, &second);
+        }
+        assert_eq!((graph.changes.len(), graph.coalesce_at), (2, COALESCE_FROM));
+        assert_eq!(graph.take_changes(), [EdgeChange { from: 1, to: 2, old: 0, new: 90 }]);
     }
 
     //= spec/trust.md#2-2-vertices-and-edges

@@ -126,6 +126,8 @@ pub(crate) struct Flows {
     marked: Marked,
     /// The network of all edges, since the last change.
     network: RefCell<Option<Network>>,
+    /// The network in which no node passes more than its limit, since the last change.
+    limited: RefCell<Option<Network>>,
     /// What flows from ego to a node less what flows back, in units of 1/A byte.
     surplus: RefCell<BTreeMap<NodeId, i128>>,
 }
@@ -142,7 +144,14 @@ impl Flows {
             return Err(SettingsError::TooLarge { found, limit: FLOW_EDGES_MAX });
         }
         let marked = Marked::new(graph, ego);
-        Ok(Self { kind, settings, marked, network: RefCell::new(None), surplus: RefCell::default() })
+        Ok(Self {
+            kind,
+            settings,
+            marked,
+            network: RefCell::new(None),
+            limited: RefCell::new(None),
+            surplus: RefCell::default(),
+        })
     }
 
     /// What ego's own edges are divided by: all others are multiplied by it instead, so that all stay whole numbers.
@@ -187,20 +196,25 @@ impl Flows {
         if self.marked.frauds.contains(&node) { 0 } else { self.surplus(node).max(0).unsigned_abs() }
     }
 
-    /// The flow from ego to a node when no node passes more than its limit. Each node k becomes two, k to enter and
-    /// k + n to leave.
-    fn limited_flow(&self, node: NodeId) -> u128 {
+    /// The network of limits: each node k becomes two, k to enter and k + n to leave.
+    fn limited_network(&self) -> Network {
         let size = self.size();
-        let ego = self.marked.ego as usize;
         let mut network = Network::new(2 * size);
         for k in 0..size {
-            let limit = if k == ego { UNLIMITED } else { self.limit(k as NodeId) };
+            let limit = if k == self.marked.ego as usize { UNLIMITED } else { self.limit(k as NodeId) };
             network.add(k, k + size, limit);
             for (to, weight) in self.marked.graph.edges(k as NodeId) {
                 network.add(k + size, to as usize, self.capacity(k as NodeId, weight));
             }
         }
-        network.max_flow(ego, node as usize + size)
+        network
+    }
+
+    /// The flow from ego to a node when no node passes more than its limit.
+    fn limited_flow(&self, node: NodeId) -> u128 {
+        let mut slot = self.limited.borrow_mut();
+        let network = slot.get_or_insert_with(|| self.limited_network());
+        network.max_flow(self.marked.ego as usize, node as usize + self.size())
     }
 
     fn value(&self, node: NodeId) -> f64 {
@@ -220,6 +234,7 @@ impl Flows {
 
     fn forget(&mut self) {
         *self.network.get_mut() = None;
+        *self.limited.get_mut() = None;
         self.surplus.get_mut().clear();
     }
 }

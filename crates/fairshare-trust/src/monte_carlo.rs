@@ -398,7 +398,7 @@ mod tests {
     use crate::linear::Steps;
 
     const NODES: u64 = 24;
-    const WALKS: u32 = 40_000;
+    const WALKS: u32 = 30_000;
 
     fn engine(seed: u8) -> MonteCarlo {
         let settings = Settings { walks: WALKS, ..Settings::default() };
@@ -458,7 +458,7 @@ mod tests {
     //= spec/trust.md#5-2-exact-update-of-one-edge-u-v-w-w-w-w-w-w
     #[test]
     fn after_ten_thousand_changes_walks_end_where_fresh_ones_end() {
-        for seed in 1..=4 {
+        for seed in 1..=2 {
             let mut engine = engine(seed);
             let mut rng = Rng::from_seed([seed + 100; 32]);
             let mut reached = 0;
@@ -475,7 +475,7 @@ mod tests {
                 engine.set_edge(from, to, weight);
                 if change % 500 == 499 {
                     let excess = excess(&ends(&engine), &expected(&engine));
-                    // Of 80 comparisons one may be as unlikely as one in a thousand.
+                    // Of 40 comparisons one may be as unlikely as one in a thousand.
                     reached += usize::from(excess > 0.0);
                     assert!(excess < 40.0, "after {change} changes with seed {seed}: {excess}");
                 }
