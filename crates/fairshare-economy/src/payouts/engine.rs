@@ -18,6 +18,8 @@ use std::time::Duration;
 
 /// How long a failed write waits for the next try.
 const WRITE_RETRY: Duration = Duration::from_secs(5);
+/// What was metered is written that long after the first report of a period: all its reports together.
+const RECORD_DELAY: Duration = Duration::from_secs(1);
 
 /// What is to be looked at when its time comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,6 +28,8 @@ pub(super) enum Timer {
     Epoch,
     /// Failed writes are tried again.
     Write,
+    /// What was metered is to be written.
+    Record,
     /// An IOU goes to a payment key.
     Iou(PublicKey),
     /// A payment may be due.
@@ -191,6 +195,7 @@ impl Payouts {
             match timer {
                 Timer::Epoch => self.end_epoch(now),
                 Timer::Write => self.write_again(),
+                Timer::Record => self.write_dirty(Vec::new()),
                 Timer::Iou(peer) => self.iou_due(now, &peer),
                 Timer::Settle(peer) => self.settle(now, &peer),
                 Timer::Watch(neighbour) => self.weigh(now, &neighbour),
@@ -323,12 +328,20 @@ impl Payouts {
 
     /// Sends a message as soon as everything that changed is written.
     pub(super) fn send_durably(&mut self, neighbour: PublicKey, message: &SettleMessage) {
-        let write = Write {
-            accounts: std::mem::take(&mut self.dirty),
-            bindings: std::mem::take(&mut self.dirty_bindings),
-            then: vec![link_send(neighbour, message)],
-        };
-        self.write(write);
+        self.write_dirty(vec![link_send(neighbour, message)]);
+    }
+
+    /// Arranges that what was metered is written soon.
+    pub(super) fn record_soon(&mut self, now: Now) {
+        if !self.dirty.is_empty() {
+            self.timers.set_if_none(Timer::Record, now.mono + RECORD_DELAY);
+        }
+    }
+
+    fn write_dirty(&mut self, then: Vec<PayoutsOutput>) {
+        let accounts = std::mem::take(&mut self.dirty);
+        let bindings = std::mem::take(&mut self.dirty_bindings);
+        self.write(Write { accounts, bindings, then });
     }
 
     fn write(&mut self, write: Write) {

@@ -64,9 +64,10 @@ impl Payouts {
         }
         let neighbours = [carried.from, carried.to].into_iter().flatten();
         for neighbour in neighbours {
-            if let Some(from) = self.peer_of(&neighbour) {
-                self.pass_on(now, &from);
-                self.plan_iou(now, &from);
+            if let Some(peer) = self.peer_of(&neighbour) {
+                self.dirty.insert(peer);
+                self.pass_on(now, &peer);
+                self.plan_iou(now, &peer);
             } else {
                 self.show_key_soon(now, &neighbour);
             }
@@ -74,6 +75,7 @@ impl Payouts {
         if let Some(from) = carried.from {
             self.weigh(now, &from);
         }
+        self.record_soon(now);
     }
 
     /// The neighbour towards the originator owes for what this node did.

@@ -6,25 +6,67 @@ use super::config::{RATE_HIDDEN, RATE_SEEDER_SIDE, RELAY_KEEPS, ROWS_MAX};
 use super::output::CarriedEnd;
 use fairshare_crypto::PublicKey;
 use fairshare_wire::Instant;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-/// Rows without bytes for that long are forgotten: the IOUs for their bytes came long ago.
-const ROW_AGE: Duration = Duration::from_secs(3600);
+/// Bytes for which no money was shared out in that time are forgotten: the IOUs for them came long ago, or they were no
+/// bytes of a hidden swarm.
+const WINDOW: Duration = Duration::from_secs(1800);
+/// Parts of the window that are kept apart.
+const SLOT: Duration = Duration::from_secs(60);
 
 type Ends = (Option<PublicKey>, Option<PublicKey>);
 
 /// One pair of links.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Row {
     rendezvous: bool,
     /// What the neighbour towards the originator was charged for each byte.
     rate: u64,
-    /// Bytes for which no money on its way to the rendezvous was shared out yet; old ones fade.
+    slots: VecDeque<Slot>,
+}
+
+/// Bytes of a part of the window, for which no money was shared out yet.
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    since: Instant,
+    /// On its way to the rendezvous.
     forth: u64,
-    /// Bytes for which no money on its way to the seeder was shared out yet; old ones fade.
+    /// On its way to the seeder.
     back: u64,
-    last: Instant,
+}
+
+impl Row {
+    fn add(&mut self, now: Instant, bytes: u64) {
+        self.forget(now);
+        match self.slots.back_mut().filter(|slot| now.since(slot.since) < SLOT) {
+            Some(slot) => {
+                slot.forth = slot.forth.saturating_add(bytes);
+                slot.back = slot.back.saturating_add(bytes);
+            }
+            None => self.slots.push_back(Slot { since: now, forth: bytes, back: bytes }),
+        }
+    }
+
+    fn forget(&mut self, now: Instant) {
+        while self.slots.front().is_some_and(|slot| now.since(slot.since) > WINDOW) {
+            self.slots.pop_front();
+        }
+    }
+
+    fn room(&self, of: impl Fn(&Slot) -> u64) -> u64 {
+        self.slots.iter().fold(0, |sum, slot| sum.saturating_add(of(slot)))
+    }
+
+    /// Uses up bytes, the oldest first.
+    fn take(&mut self, mut bytes: u64, of: impl Fn(&mut Slot) -> &mut u64) {
+        for slot in &mut self.slots {
+            let left = of(slot);
+            let used = bytes.min(*left);
+            *left -= used;
+            bytes -= used;
+        }
+    }
 }
 
 /// All pairs of links with traffic.
@@ -53,16 +95,18 @@ impl Rows {
             return;
         }
         if self.0.len() >= ROWS_MAX && !self.0.contains_key(&ends) {
-            self.0.retain(|_, row| now.since(row.last) < ROW_AGE);
+            self.0.retain(|_, row| {
+                row.forget(now);
+                !row.slots.is_empty()
+            });
             if self.0.len() >= ROWS_MAX {
                 return;
             }
         }
         let rendezvous = end == CarriedEnd::Rendezvous;
-        let row = self.0.entry(ends).or_insert(Row { rendezvous, rate, forth: 0, back: 0, last: now });
-        (row.rendezvous, row.rate, row.last) = (rendezvous, rate, now);
-        row.forth = (row.forth - row.forth / 8).saturating_add(bytes);
-        row.back = (row.back - row.back / 8).saturating_add(bytes);
+        let row = self.0.entry(ends).or_insert(Row { rendezvous, rate, slots: VecDeque::new() });
+        (row.rendezvous, row.rate) = (rendezvous, rate);
+        row.add(now, bytes);
     }
 
     /// Shares out money of class 1 that `from` promised: first to circuits that are joined here, the rest to all
@@ -75,14 +119,15 @@ impl Rows {
                 .iter_mut()
                 .filter(|((owner, _), row)| *owner == Some(*from) && row.rendezvous == rendezvous)
                 .collect();
-            let room: u64 = rows.iter().fold(0, |sum, (_, row)| sum.saturating_add(row.forth));
+            let room: u64 =
+                rows.iter().fold(0, |sum, (_, row)| sum.saturating_add(row.room(|slot| slot.forth)));
             let give = amount.min(room.saturating_mul(RATE_HIDDEN));
             let (mut given, mut before) = (0, 0u64);
             for ((_, to), row) in &mut rows {
-                before = before.saturating_add(row.forth);
+                before = before.saturating_add(row.room(|slot| slot.forth));
                 let part = proportion(give, before, room).saturating_sub(given);
                 given += part;
-                row.forth = row.forth.saturating_sub(part.div_ceil(RATE_HIDDEN));
+                row.take(part.div_ceil(RATE_HIDDEN), |slot| &mut slot.forth);
                 if let (Some(to), 1..) = (to, part) {
                     out.push((*to, part, rendezvous));
                 }
@@ -96,18 +141,18 @@ impl Rows {
     pub(super) fn share_back(&mut self, to: &PublicKey, seeder: u64, relays: u64) -> Vec<Back> {
         let mut rows: Vec<_> =
             self.0.iter_mut().filter(|((_, end), row)| *end == Some(*to) && !row.rendezvous).collect();
-        let room: u64 = rows.iter().fold(0, |sum, (_, row)| sum.saturating_add(row.back));
+        let room: u64 = rows.iter().fold(0, |sum, (_, row)| sum.saturating_add(row.room(|slot| slot.back)));
         let give = seeder.min(room);
         let (mut given, mut before) = (0, 0u64);
         let mut out = Vec::new();
         for ((from, _), row) in &mut rows {
-            before = before.saturating_add(row.back);
+            before = before.saturating_add(row.room(|slot| slot.back));
             let part = proportion(give, before, room).saturating_sub(given);
             if part == 0 {
                 continue;
             }
             given += part;
-            row.back = row.back.saturating_sub(part);
+            row.take(part, |slot| &mut slot.back);
             let fees = proportion(relays, part, seeder).min(part.saturating_mul(RATE_SEEDER_SIDE));
             let relays_on = fees.saturating_sub(part.saturating_mul(RELAY_KEEPS));
             let returned = part.saturating_mul(row.rate);
