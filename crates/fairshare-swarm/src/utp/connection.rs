@@ -271,6 +271,15 @@ impl Connection {
 
     // ---- the end ----
 
+    /// How little is lost if it is forgotten now, the least first: only connections that are ending may be.
+    pub(super) const fn dispensable(&self) -> Option<(u8, Instant)> {
+        match self.stage {
+            Stage::Lingering { until } => Some((0, until)),
+            Stage::Closing { until } => Some((1, until)),
+            _ => None,
+        }
+    }
+
     /// Whether the owner still reads.
     pub(super) const fn wants_data(&self) -> bool {
         matches!(self.stage, Stage::Open) || matches!(self.stage, Stage::Gone) && !self.closed && !self.ended

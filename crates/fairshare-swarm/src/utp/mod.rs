@@ -195,11 +195,11 @@ impl Utp {
     /// Opens a connection. It may be written to at once. Answer: `Connected` or `Closed`.
     pub fn connect(&mut self, now: Now, id: StreamId, address: SocketAddr) {
         self.now = now.mono;
-        let full = self.connections.len() >= self.config.max_connections;
         if self.connections.contains_key(&id) {
             return self.refuse("stream number used twice");
         }
-        let Some(name) = self.draw_name(address).filter(|_| !full) else {
+        let room = self.make_room();
+        let Some(name) = self.draw_name(address).filter(|_| room) else {
             self.refuse("too many connections");
             return self.out.push_back(UtpOutput::Closed(id));
         };
@@ -360,7 +360,7 @@ impl Utp {
             self.refuse("too many half-open connections");
             self.remove(oldest);
         }
-        if self.connections.len() >= self.config.max_connections {
+        if !self.make_room() {
             return self.refuse("too many connections");
         }
         let id = StreamId(self.next_stream);
@@ -371,6 +371,18 @@ impl Utp {
         self.connections.insert(id, connection);
         self.half_open.insert(id);
         self.after(id);
+    }
+
+    /// Whether one more connection has room; one that is ending gives way.
+    fn make_room(&mut self) -> bool {
+        if self.connections.len() < self.config.max_connections {
+            return true;
+        }
+        let ending =
+            self.connections.iter().filter_map(|(id, connection)| Some((connection.dispensable()?, *id)));
+        let Some((_, id)) = ending.min() else { return false };
+        self.abort(id);
+        true
     }
 
     /// Tells the sender of a packet that there is no such connection.

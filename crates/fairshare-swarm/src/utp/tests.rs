@@ -476,6 +476,22 @@ fn many_connections_share_a_port() {
 }
 
 #[test]
+fn in_a_full_port_connections_that_are_ending_give_way() {
+    let mut pair = Pair::connected(CLEAN, Congestion::Ledbat, 13);
+    pair.ports[SERVER].config.max_connections = 1;
+    let second = StreamId(4);
+    pair.ports[CLIENT].connect(pair.now, second, address(SERVER));
+    pair.write(CLIENT, second, content(1));
+    pair.run_for(Duration::from_secs(2));
+    assert_eq!(pair.seen[SERVER].accepted, [ACCEPTED], "an open one does not");
+    pair.ports[SERVER].close(pair.now, ACCEPTED);
+    pair.drain(SERVER);
+    pair.run_for(Duration::from_secs(3));
+    assert_eq!(pair.seen[SERVER].accepted, [ACCEPTED, StreamId(3)]);
+    assert_eq!(pair.seen[SERVER].closed, [ACCEPTED]);
+}
+
+#[test]
 fn a_reset_that_names_no_packet_under_way_ends_nothing() {
     let mut pair = Pair::connected(CLEAN, Congestion::Ledbat, 11);
     let name = pair.ports[CLIENT].connections.get(&STREAM).expect("open").receive_id;
