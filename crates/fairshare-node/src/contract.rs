@@ -2,17 +2,29 @@
 //! Values go in, values come out; a driver calls [`handle`](crate::Node::handle), then drains
 //! [`poll`](crate::Node::poll) until it is empty, and comes back at [`next_timeout`](crate::Node::next_timeout).
 
+use crate::anonymous::Route;
 use bytes::Bytes;
 use fairshare_crypto::PublicKey;
+use fairshare_economy::payouts::{PayoutView, PayoutsEvent};
 use fairshare_economy::{AccountView, EconomyEvent};
 use fairshare_ledger::{Batch, BlockType, ChainReport, ForkProof, HalfBlock, LedgerEvent};
 use fairshare_overlay::PeerInfo;
 use fairshare_swarm::{
     AddTorrent, Completion, ConnectionStatus, InfoHash, Request, StreamId, SwarmEvent, TorrentStatus,
 };
+use fairshare_trust::Score;
+use fairshare_tunnel::{
+    CircuitId, CircuitStatus, ExitId, Flags, GroupId, GroupSpec, JoinedStatus, TunnelEvent,
+};
+use fairshare_wire::Address;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// One program in front of a SOCKS server. The host numbers them and never uses a number twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AssociationId(pub u64);
 
 /// What happened outside the node.
 #[derive(Debug)]
@@ -36,6 +48,14 @@ pub enum Input<'a> {
     PersistFailed(u64, String),
     /// The answer to the request with this ticket.
     Completed(u64, Completion),
+    /// A datagram arrived at the sockets of an exit.
+    ExitDatagram(ExitId, SocketAddr, &'a [u8]),
+    /// A program wants its datagrams carried over circuits of so many hops.
+    Associated(AssociationId, u8),
+    /// It sends one to this destination.
+    AssociationDatagram(AssociationId, Address, &'a [u8]),
+    /// It is gone.
+    Dissociated(AssociationId),
     /// Somebody in front of the node wants something; answered by a reply with the same number.
     Command(u64, Command),
     /// The time that the node asked to be woken at has come.
@@ -57,6 +77,14 @@ pub enum Output {
     Persist(u64, Batch),
     /// File and tracker work. Answer: `Completed`.
     Request(u64, Request),
+    /// Open the sockets of an exit. There is no answer: if they cannot be opened, what is sent there is lost.
+    ExitOpen(ExitId),
+    /// Send a datagram from the sockets of an exit.
+    ExitSend(ExitId, SocketAddr, Bytes),
+    /// Close the sockets of an exit.
+    ExitClose(ExitId),
+    /// Hand a datagram from this origin to the program in front of a SOCKS server.
+    AssociationData(AssociationId, Address, Bytes),
     /// The answer to a command.
     Reply(u64, Reply),
     /// Something worth knowing: the only source of logs, metrics and pages.
@@ -67,7 +95,12 @@ pub enum Output {
 #[derive(Debug)]
 pub enum Command {
     /// Take up a torrent. Reply: `Added`.
-    Add(AddTorrent),
+    Add {
+        /// What it is and where it goes.
+        torrent: AddTorrent,
+        /// How its traffic goes.
+        route: Route,
+    },
     /// Stop a torrent's traffic. Reply: `Done`.
     Pause(InfoHash),
     /// Start it again. Reply: `Done`.
@@ -87,6 +120,40 @@ pub enum Command {
     SetUpload(bool),
     /// Pay everything that is owed and can be paid. Reply: `Done`.
     SettleAll,
+    /// Have an exit carry out one HTTP exchange, over a circuit of so many hops. Reply: `Fetched`.
+    HttpThroughExit {
+        /// Relays between us and the target, the exit included.
+        hops: u8,
+        /// The web server.
+        target: Address,
+        /// The whole request, as it goes to the server.
+        request: Bytes,
+    },
+    /// Let circuits of others pass or not, and leave here or not. Reply: `Done`.
+    SetRelay {
+        /// Pass.
+        relay: bool,
+        /// Leave.
+        exit: bool,
+    },
+    /// Build circuits and keep them. Reply: `Group`.
+    OpenCircuits(GroupSpec),
+    /// End circuits that were opened by command. Reply: `Done`.
+    CloseCircuits(GroupId),
+    /// End one circuit. Reply: `Done`.
+    CloseCircuit(CircuitId),
+    /// Measure a circuit of a group by so many bytes from its far end. Reply: `Tested`.
+    TestCircuits(GroupId, u64),
+    /// Own circuits. Reply: `Circuits`.
+    Circuits,
+    /// What passes here for others. Reply: `Relaying`.
+    Relaying,
+    /// What is owed for circuits, by neighbour. Reply: `Payouts`.
+    Payouts,
+    /// The keys that stand best, at most so many. Reply: `Reputations`.
+    Reputations(usize),
+    /// Why a key stands as it does. Reply: `Reason`.
+    Explain(PublicKey),
     /// Sign a proposal. Reply: `Proposed`.
     Propose {
         /// The counterparty.
@@ -139,10 +206,26 @@ pub enum Reply {
     Done(Result<(), String>),
     /// The signed proposal, which is on disk, or why nothing was signed.
     Proposed(Result<Arc<HalfBlock>, String>),
+    /// The whole answer of a web server, or why there is none.
+    Fetched(Result<Bytes, String>),
+    /// The group of circuits that was opened.
+    Group(GroupId),
+    /// What a test of a circuit gave, or why nothing.
+    Tested(Result<Speed, String>),
+    /// Own circuits.
+    Circuits(Vec<CircuitStatus>),
+    /// What passes here for others.
+    Relaying(Box<Relaying>),
+    /// What is owed for circuits, by neighbour.
+    Payouts(Vec<PayoutView>),
+    /// How keys stand, best first.
+    Reputations(Vec<Reputation>),
+    /// Why a key stands as it does.
+    Reason(Box<Reason>),
     /// Who and what this node is.
     Status(Box<NodeStatus>),
-    /// All torrents.
-    Torrents(Vec<TorrentStatus>),
+    /// All torrents with the way that each goes.
+    Torrents(Vec<(TorrentStatus, Route)>),
     /// All connections.
     Connections(Vec<ConnectionStatus>),
     /// All pair accounts.
@@ -157,11 +240,63 @@ pub enum Reply {
     Proofs(Vec<ForkProof>),
 }
 
+/// How fast a circuit carried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Speed {
+    /// Bytes that came back.
+    pub received: u64,
+    /// In this time.
+    pub took: Duration,
+    /// Shortest time from a request to its answer.
+    pub round_trip: Option<Duration>,
+}
+
+/// What a node does for circuits of others.
+#[derive(Clone, Debug)]
+pub struct Relaying {
+    /// Its tunnel identity.
+    pub tunnel_key: PublicKey,
+    /// What it offers.
+    pub flags: Flags,
+    /// Nodes that may become hops, with what they offer.
+    pub candidates: Vec<(PublicKey, SocketAddr, Flags)>,
+    /// Circuits that pass here or end here.
+    pub joined: Vec<JoinedStatus>,
+}
+
+/// How one key stands with this node.
+#[derive(Clone, Debug)]
+pub struct Reputation {
+    /// Whose standing it is.
+    pub key: PublicKey,
+    /// The score with its error.
+    pub score: Score,
+    /// Its fork is proved: it scores nothing.
+    pub forker: bool,
+}
+
+/// Why a key stands as it does.
+#[derive(Clone, Debug)]
+pub struct Reason {
+    /// The standing.
+    pub reputation: Reputation,
+    /// The engine that computed it.
+    pub engine: &'static str,
+    /// Bytes that this node received from the key.
+    pub direct: u64,
+    /// The likeliest way of trust to it, this node and the key included; empty if there is none.
+    pub path: Vec<PublicKey>,
+    /// The node that most ways pass, and their share.
+    pub bottleneck: Option<(PublicKey, f64)>,
+}
+
 /// Who and what a node is.
 #[derive(Clone, Debug)]
 pub struct NodeStatus {
     /// The node's identity.
     pub public_key: PublicKey,
+    /// Its identity in circuits.
+    pub tunnel_key: PublicKey,
     /// Number of its newest own block, 0 if there is none.
     pub chain_length: u32,
     /// Bytes given, by its own newest bandwidth block.
@@ -208,6 +343,10 @@ pub enum Event {
     Economy(EconomyEvent),
     /// In the ledger.
     Ledger(LedgerEvent),
+    /// In the circuits. What they carry is not among these.
+    Tunnel(TunnelEvent),
+    /// In the payments to relays.
+    Payouts(PayoutsEvent),
     /// A verified peer appeared in the overlay.
     PeerFound(PublicKey, SocketAddr),
     /// A peer left the overlay.

@@ -1,18 +1,26 @@
 //! The node: routing of inputs to engines, and of one engine's events to another's verbs.
 
-use crate::contract::{Event, Input, Output, Reply, Traffic};
+use crate::anonymous::Anonymous;
+use crate::circuits::{Kept, Owner, RELAY_COMMUNITIES, Realm};
+use crate::contract::{AssociationId, Event, Input, Output, Reply, Traffic};
+use crate::standing::Standing;
 use crate::tickets::Tickets;
 use crate::translate;
 use bytes::Bytes;
 use fairshare_crypto::{PublicKey, Rng, SecretKey};
+use fairshare_economy::payouts::{PAYOUT_RECORD_KINDS, PayoutJudgement, Payouts, PayoutsConfig};
 use fairshare_economy::{Economy, EconomyConfig, EconomyOutput, Judgement, RECORD_KINDS, SessionId, Verdict};
 use fairshare_ledger::{
     Batch, BlockHash, BlockType, ChainStore, DeclineReason, HalfBlock, Ledger, LedgerConfig, LedgerEvent,
-    LedgerOutput, Recipient, Source, StoreError,
+    LedgerOutput, Recipient, RecordKind, Source, StoreError,
 };
-use fairshare_overlay::{Overlay, OverlayConfig, OverlayEvent, OverlayOutput, community};
-use fairshare_swarm::{StreamId, Swarm, SwarmConfig, SwarmEvent, SwarmOutput};
-use fairshare_wire::{Address, Instant, Now};
+use fairshare_overlay::dht::{Dht, DhtOutput};
+use fairshare_overlay::{Community, Overlay, OverlayConfig, OverlayEvent, OverlayOutput, community};
+use fairshare_swarm::utp::{Utp, UtpConfig, UtpOutput};
+use fairshare_swarm::{Completion, InfoHash, Request, StreamId, Swarm, SwarmConfig, SwarmEvent, SwarmOutput};
+use fairshare_trust::EngineKind;
+use fairshare_tunnel::{GroupId, Tunnel, TunnelConfig};
+use fairshare_wire::{Address, Frame, Instant, Now};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -28,7 +36,34 @@ pub struct NodeConfig {
     pub swarm: SwarmConfig,
     /// Admission and settlement.
     pub economy: EconomyConfig,
+    /// Circuits, relaying and exiting.
+    pub tunnel: TunnelConfig,
+    /// Payments to relays.
+    pub payouts: PayoutsConfig,
+    /// How reputation is computed.
+    pub reputation: EngineKind,
+    /// Whether streams are opened over uTP instead of TCP.
+    pub utp_only: bool,
 }
+
+impl NodeConfig {
+    /// The defaults of all parts, with this overlay.
+    pub fn at(overlay: OverlayConfig) -> Self {
+        Self {
+            overlay,
+            ledger: LedgerConfig::default(),
+            swarm: SwarmConfig::default(),
+            economy: EconomyConfig::default(),
+            tunnel: TunnelConfig::default(),
+            payouts: PayoutsConfig::default(),
+            reputation: EngineKind::default(),
+            utp_only: false,
+        }
+    }
+}
+
+/// Streams that others open over uTP have numbers from here on, far above those that the host gives.
+const UTP_STREAMS: u64 = (1 << 62) + 1;
 
 /// A whole Fairshare node without input and output.
 pub struct Node<S> {
@@ -50,14 +85,45 @@ pub struct Node<S> {
     pub(crate) stalled: Option<String>,
     /// Overlay peers that were told of: each introduction finds them again.
     found: BTreeSet<PublicKey>,
+    /// The overlay of those who build circuits, under an identity of its own.
+    pub(crate) relays: Overlay,
+    pub(crate) dht: Dht,
+    pub(crate) tunnel: Tunnel,
+    pub(crate) payouts: Payouts,
+    pub(crate) groups: BTreeMap<GroupId, Owner>,
+    pub(crate) next_group: u64,
+    pub(crate) associations: BTreeMap<AssociationId, GroupId>,
+    pub(crate) anonymous: BTreeMap<InfoHash, Anonymous>,
+    pub(crate) swarm_config: SwarmConfig,
+    /// Streams in the clear over uTP.
+    utp: Utp,
+    utp_streams: BTreeSet<StreamId>,
+    utp_only: bool,
+    pub(crate) standing: Standing,
+    /// Whose question to the outside each request is.
+    pub(crate) asking: Tickets<Asking>,
+    pub(crate) rng: Rng,
     out: VecDeque<Output>,
 }
 
 /// Which engine a batch belongs to, and its own ticket there.
 #[derive(Clone, Copy, Debug)]
-enum Persisting {
+pub(crate) enum Persisting {
     Ledger(u64),
     Economy(u64),
+    Payouts(u64),
+    /// What circuits keep: written again when it changes, so nobody waits for it.
+    Tunnel,
+}
+
+/// Which engine a request comes from, and its own ticket there.
+#[derive(Clone, Debug)]
+pub(crate) enum Asking {
+    Swarm(u64),
+    Anonymous(InfoHash, u64),
+    Tunnel(u64),
+    /// The name of a UDP tracker, and what is to be sent there.
+    Tracker(Bytes),
 }
 
 impl<S: ChainStore> Node<S> {
@@ -75,11 +141,43 @@ impl<S: ChainStore> Node<S> {
     ) -> Result<Self, StoreError> {
         let rng = Rng::from_seed(seed);
         let me = key.public();
-        let economy = restore_economy(&config, me, &store, &rng, now)?;
+        let pairs = own_pairs(&store, &me)?;
+        let economy = restore_economy(&config, me, &store, pairs.clone(), &rng, now)?;
+        let standing = Standing::new(config.reputation, me, &store, rng.fork("reputation"), now)?;
+        let kept = Kept::read(&store, &rng)?;
+        let payouts = Payouts::new(
+            config.payouts,
+            key.clone(),
+            kept.key.clone(),
+            records_of(&store, PAYOUT_RECORD_KINDS)?,
+            pairs,
+            rng.fork("payouts"),
+            now,
+        );
         let uploading = config.swarm.allow_upload;
-        let swarm = SwarmConfig { identity: Some(key.clone()), ..config.swarm };
+        let swarm = SwarmConfig { identity: Some(key.clone()), ..config.swarm.clone() };
+        let tunnel =
+            TunnelConfig { communities: vec![community::TUNNEL, community::TUNNEL_STOCK], ..config.tunnel };
         let mut node = Self {
             key: me,
+            relays: relay_overlay(&config.overlay, &kept.key, &rng, now),
+            dht: Dht::new(kept.key.clone(), config.overlay.lan, rng.fork("dht"), now),
+            tunnel: Tunnel::new(tunnel, kept.key.clone(), kept.guards.as_deref(), rng.fork("circuits"), now),
+            payouts,
+            groups: BTreeMap::new(),
+            next_group: 0,
+            associations: BTreeMap::new(),
+            anonymous: BTreeMap::new(),
+            swarm_config: config.swarm,
+            utp: Utp::new(
+                UtpConfig { first_stream: UTP_STREAMS, ..UtpConfig::default() },
+                rng.fork("utp"),
+                now,
+            ),
+            utp_streams: BTreeSet::new(),
+            utp_only: config.utp_only,
+            standing,
+            asking: Tickets::default(),
             overlay: Overlay::new(config.overlay, key.clone(), rng.fork("overlay"), now),
             ledger: Ledger::new(config.ledger, key, store, rng.fork("ledger"), now)?,
             swarm: Swarm::new(swarm, rng.fork("swarm"), now),
@@ -92,8 +190,13 @@ impl<S: ChainStore> Node<S> {
             uploading,
             stalled: None,
             found: BTreeSet::new(),
+            rng,
             out: VecDeque::new(),
         };
+        if kept.is_new {
+            node.keep_tunnel(kept.record());
+        }
+        node.announce_flags();
         node.announce_chain_length();
         node.settle_events(now);
         Ok(node)
@@ -104,7 +207,7 @@ impl<S: ChainStore> Node<S> {
         match input {
             Input::Datagram(from, bytes) => {
                 self.traffic.datagram_in += bytes.len() as u64;
-                self.overlay.handle_datagram(now, from, bytes);
+                self.datagram(now, from, bytes);
             }
             Input::Accepted(id, from) => self.swarm.stream_incoming(now, id, from),
             Input::Connected(id) => self.swarm.stream_connected(now, id),
@@ -116,7 +219,11 @@ impl<S: ChainStore> Node<S> {
             Input::Closed(id) => self.swarm.stream_closed(now, id),
             Input::Persisted(ticket) => self.persisted(now, ticket),
             Input::PersistFailed(ticket, reason) => self.persist_failed(now, ticket, reason),
-            Input::Completed(ticket, completion) => self.swarm.completed(now, ticket, completion),
+            Input::Completed(ticket, completion) => self.completed(now, ticket, completion),
+            Input::ExitDatagram(exit, from, bytes) => self.tunnel.exit_datagram(now, exit, from, bytes),
+            Input::Associated(id, hops) => self.associated(now, id, hops),
+            Input::AssociationDatagram(id, to, bytes) => self.association_datagram(now, id, &to, bytes),
+            Input::Dissociated(id) => self.dissociated(now, id),
             Input::Command(id, command) => self.command(now, id, command),
             Input::Timeout => self.handle_timeout(now),
         }
@@ -135,8 +242,16 @@ impl<S: ChainStore> Node<S> {
             self.ledger.next_timeout(),
             self.swarm.next_timeout(),
             self.economy.next_timeout(),
+            self.relays.next_timeout(),
+            self.dht.next_timeout(),
+            self.tunnel.next_timeout(),
+            self.payouts.next_timeout(),
+            self.utp.next_timeout(),
+            self.standing.next_timeout(),
+            self.next_page_deadline(),
         ]
         .into_iter()
+        .chain(self.anonymous.values().map(Anonymous::next_timeout))
         .flatten()
         .min()
     }
@@ -145,9 +260,7 @@ impl<S: ChainStore> Node<S> {
     /// what a node that is about to end waits for.
     pub fn has_unfinished_business(&self) -> bool {
         let answerable = |block: &Arc<HalfBlock>| self.session_with(&block.link_owner).is_some();
-        !self.persists.is_empty()
-            || self.ledger.is_writing()
-            || self.ledger.outstanding().any(answerable)
+        !self.persists.is_empty() || self.ledger.is_writing() || self.ledger.outstanding().any(answerable)
     }
 
     /// The store, for a driver that applies batches to it by itself.
@@ -165,6 +278,73 @@ impl<S: ChainStore> Node<S> {
         self.ledger.handle_timeout(now);
         self.swarm.handle_timeout(now);
         self.economy.handle_timeout(now);
+        self.relays.handle_timeout(now);
+        self.dht.handle_timeout(now);
+        self.tunnel.handle_timeout(now);
+        self.payouts.handle_timeout(now);
+        self.utp.handle_timeout(now);
+        self.anonymous_timeout(now);
+        self.give_up_pages(now);
+        if self.standing.handle_timeout(now) {
+            self.rank_sessions(now);
+            self.weigh_relays();
+        }
+    }
+
+    /// One port for everything: by its first bytes a datagram belongs to an overlay, to the circuits, to a stream or to
+    /// a tracker's answer.
+    fn datagram(&mut self, now: Now, from: SocketAddr, bytes: &[u8]) {
+        let realm = match Frame::parse(bytes) {
+            Ok(frame) => Realm::of(&frame),
+            Err(_) if Utp::is_utp(bytes) => return self.utp.handle_datagram(now, from, bytes),
+            Err(_) if self.swarm.tracker_datagram(now, &Address::Ip(from), bytes) => return,
+            Err(_) => Realm::Overlay,
+        };
+        match realm {
+            Realm::Overlay => self.overlay.handle_datagram(now, from, bytes),
+            Realm::Relays => self.relays.handle_datagram(now, from, bytes),
+            Realm::Tunnel => self.tunnel.handle_datagram(now, from, bytes),
+            Realm::Dht => self.dht.handle_datagram(now, from, bytes),
+        }
+    }
+
+    /// An answer of the outside, for the engine that asked.
+    fn completed(&mut self, now: Now, ticket: u64, completion: Completion) {
+        match (self.asking.take(ticket), completion) {
+            (Some(Asking::Swarm(ticket)), completion) => self.swarm.completed(now, ticket, completion),
+            (Some(Asking::Anonymous(hash, ticket)), completion) => {
+                self.anonymous_completed(now, &hash, ticket, completion);
+            }
+            (Some(Asking::Tunnel(ticket)), Completion::Resolved(found)) => {
+                self.tunnel.resolved(now, ticket, found);
+            }
+            (Some(Asking::Tunnel(ticket)), Completion::Fetched(page)) => {
+                self.tunnel.http_fetched(now, ticket, page);
+            }
+            (Some(Asking::Tracker(bytes)), Completion::Resolved(Ok(found))) => {
+                if let Some(to) = found.first() {
+                    self.transmit(*to, bytes);
+                }
+            }
+            // An answer of the wrong kind is a bug of the host; nothing sensible can be done with it here.
+            _ => {}
+        }
+    }
+
+    pub(crate) fn transmit(&mut self, to: SocketAddr, bytes: Bytes) {
+        self.traffic.datagram_out += bytes.len() as u64;
+        self.out.push_back(Output::Transmit(to, bytes));
+    }
+
+    pub(crate) fn push(&mut self, output: Output) {
+        self.out.push_back(output);
+    }
+
+    /// The choker learns how those that are connected stand.
+    fn rank_sessions(&mut self, now: Now) {
+        for (id, key) in &self.sessions {
+            self.swarm.set_rank(now, *id, self.standing.rank(key));
+        }
     }
 
     fn persisted(&mut self, now: Now, ticket: u64) {
@@ -172,7 +352,8 @@ impl<S: ChainStore> Node<S> {
         match self.persists.take(ticket) {
             Some(Persisting::Ledger(ticket)) => self.ledger.persisted(now, ticket),
             Some(Persisting::Economy(ticket)) => self.economy.persisted(now, ticket),
-            None => {}
+            Some(Persisting::Payouts(ticket)) => self.payouts.persisted(now, ticket),
+            Some(Persisting::Tunnel) | None => {}
         }
     }
 
@@ -184,7 +365,8 @@ impl<S: ChainStore> Node<S> {
                 self.proposals_wait(&reason);
             }
             Some(Persisting::Economy(ticket)) => self.economy.persist_failed(now, ticket),
-            None => {}
+            Some(Persisting::Payouts(ticket)) => self.payouts.persist_failed(now, ticket),
+            Some(Persisting::Tunnel) | None => {}
         }
         self.event(Event::StoreFailed(reason));
     }
@@ -218,6 +400,27 @@ impl<S: ChainStore> Node<S> {
                 quiet = false;
                 self.on_economy(now, output);
             }
+            while let Some(output) = self.relays.poll() {
+                quiet = false;
+                self.on_relays(now, output);
+            }
+            while let Some(output) = self.dht.poll() {
+                quiet = false;
+                self.on_dht(now, output);
+            }
+            while let Some(output) = self.tunnel.poll() {
+                quiet = false;
+                self.on_tunnel(now, output);
+            }
+            while let Some(output) = self.payouts.poll() {
+                quiet = false;
+                self.on_payouts(now, output);
+            }
+            while let Some(output) = self.utp.poll() {
+                quiet = false;
+                self.on_utp(now, output);
+            }
+            quiet &= !self.pump_anonymous(now);
             if quiet {
                 return;
             }
@@ -226,14 +429,13 @@ impl<S: ChainStore> Node<S> {
 
     fn on_overlay(&mut self, now: Now, output: OverlayOutput) {
         let event = match output {
-            OverlayOutput::Transmit { to, bytes } => {
-                self.traffic.datagram_out += bytes.len() as u64;
-                return self.out.push_back(Output::Transmit(to, bytes));
-            }
+            OverlayOutput::Transmit { to, bytes } => return self.transmit(to, bytes),
             OverlayOutput::Event(event) => event,
         };
         match event {
             OverlayEvent::PeerFound { community, key, address, extra } => {
+                // Who answers here may be a relay too.
+                self.relays.suggest(address);
                 if let Some(known) = translate::ledger_community(community) {
                     let length = translate::chain_length(&extra);
                     self.ledger.peer_introduced(now, known, key, address, length);
@@ -279,11 +481,22 @@ impl<S: ChainStore> Node<S> {
     fn on_ledger_event(&mut self, now: Now, event: LedgerEvent) {
         match &event {
             LedgerEvent::Signed(block) => self.signed(now, block),
-            LedgerEvent::Resent(block) => self.send_over_session(now, block),
+            LedgerEvent::Resent(block) => {
+                self.payouts.signed(now, block);
+                self.send_over_session(now, block);
+            }
             LedgerEvent::Rejected { reason, .. } => self.refused(reason),
             LedgerEvent::AgreementWanted(proposal) => self.judge(now, proposal),
-            LedgerEvent::Paired { proposal, agreement } => self.economy.paired(now, proposal, agreement),
-            LedgerEvent::ForkProved(proof) => self.economy.fork_proved(now, proof.accused()),
+            LedgerEvent::Paired { proposal, agreement } => {
+                self.economy.paired(now, proposal, agreement);
+                self.payouts.paired(now, proposal, agreement);
+            }
+            LedgerEvent::Linked { proposal, agreement } => self.standing.linked(now, proposal, agreement),
+            LedgerEvent::ForkProved(proof) => {
+                self.economy.fork_proved(now, proof.accused());
+                self.standing.fork_proved(proof.accused());
+                self.payouts.fork_proved(now, proof.accused());
+            }
             _ => {}
         }
         self.event(Event::Ledger(event));
@@ -291,6 +504,8 @@ impl<S: ChainStore> Node<S> {
 
     /// An own block is on disk: it goes to its counterparty over an open connection too, and to whoever asked.
     fn signed(&mut self, now: Now, block: &Arc<HalfBlock>) {
+        self.standing.own(now, block);
+        self.payouts.signed(now, block);
         self.announce_chain_length();
         self.send_over_session(now, block);
         let hash = block.hash();
@@ -313,6 +528,9 @@ impl<S: ChainStore> Node<S> {
         if proposal.kind != BlockType::BANDWIDTH {
             return self.ledger.decline(now, &proposal.hash(), DeclineReason::ForeignType);
         }
+        if Payouts::concerns(proposal) {
+            return self.judge_payout(now, proposal);
+        }
         let declined = match self.economy.judge(now, proposal) {
             Judgement::Sign { records } => match self.ledger.agree_bandwidth(now, proposal, records) {
                 Ok(_) => return,
@@ -323,21 +541,73 @@ impl<S: ChainStore> Node<S> {
         self.ledger.decline(now, &proposal.hash(), DeclineReason::Policy(declined));
     }
 
+    /// A payment for circuits is judged by those who metered them.
+    fn judge_payout(&mut self, now: Now, proposal: &Arc<HalfBlock>) {
+        let declined = match self.payouts.judge(now, proposal) {
+            PayoutJudgement::Sign { records } => match self.ledger.agree_bandwidth(now, proposal, records) {
+                Ok(_) => return,
+                Err(error) => error.to_string(),
+            },
+            PayoutJudgement::Decline(reason) => reason.to_owned(),
+        };
+        self.ledger.decline(now, &proposal.hash(), DeclineReason::Policy(declined));
+    }
+
     fn on_swarm(&mut self, now: Now, output: SwarmOutput) {
         match output {
+            SwarmOutput::Connect(id, to) if self.utp_only => {
+                self.utp_streams.insert(id);
+                self.utp.connect(now, id, to);
+            }
             SwarmOutput::Connect(id, to) => self.out.push_back(Output::Connect(id, to)),
+            SwarmOutput::Write(id, bytes) if self.utp_streams.contains(&id) => {
+                self.traffic.stream_out += bytes.len() as u64;
+                self.utp.write(now, id, bytes);
+            }
             SwarmOutput::Write(id, bytes) => {
                 self.traffic.stream_out += bytes.len() as u64;
                 self.out.push_back(Output::Write(id, bytes));
             }
+            SwarmOutput::Close(id) if self.utp_streams.contains(&id) => self.utp.close(now, id),
             SwarmOutput::Close(id) => self.out.push_back(Output::Close(id)),
-            SwarmOutput::Request { ticket, request } => self.out.push_back(Output::Request(ticket, request)),
-            SwarmOutput::TrackerSend { to: Address::Ip(to), bytes, .. } => {
-                self.out.push_back(Output::Transmit(to, bytes));
+            SwarmOutput::Request { ticket, request } => {
+                let ticket = self.asking.issue(Asking::Swarm(ticket));
+                self.out.push_back(Output::Request(ticket, request));
             }
-            // Names are not resolved here yet: such a tracker counts as silent.
-            SwarmOutput::TrackerSend { to: Address::Host(..), .. } => {}
+            SwarmOutput::TrackerSend { to: Address::Ip(to), bytes, .. } => self.transmit(to, bytes),
+            SwarmOutput::TrackerSend { to: Address::Host(host, port), bytes, .. } => {
+                let ticket = self.asking.issue(Asking::Tracker(bytes));
+                self.out.push_back(Output::Request(ticket, Request::Resolve { host, port }));
+            }
             SwarmOutput::Event(event) => self.on_swarm_event(now, event),
+        }
+    }
+
+    /// Streams in the clear over the node's own port.
+    fn on_utp(&mut self, now: Now, output: UtpOutput) {
+        match output {
+            UtpOutput::Transmit(to, bytes) => self.transmit(to, bytes),
+            UtpOutput::Connected(id) => self.swarm.stream_connected(now, id),
+            UtpOutput::Accepted(id, from) => {
+                self.utp_streams.insert(id);
+                self.swarm.stream_incoming(now, id, from);
+            }
+            UtpOutput::Data(id, bytes) => {
+                self.traffic.stream_in += bytes.len() as u64;
+                self.swarm.stream_data(now, id, bytes);
+            }
+            UtpOutput::Drained(id, bytes) => self.swarm.stream_drained(now, id, bytes),
+            UtpOutput::Closed(id) => {
+                self.utp_streams.remove(&id);
+                self.swarm.stream_closed(now, id);
+            }
+        }
+    }
+
+    fn on_dht(&mut self, now: Now, output: DhtOutput) {
+        match output {
+            DhtOutput::Transmit { to, bytes } => self.transmit(to, bytes),
+            DhtOutput::Found { ticket, values } => self.tunnel.dht_found(now, ticket, &values),
         }
     }
 
@@ -384,6 +654,7 @@ impl<S: ChainStore> Node<S> {
         incoming: bool,
     ) {
         self.sessions.insert(id, key);
+        self.swarm.set_rank(now, id, self.standing.rank(&key));
         self.economy.session_opened(now, session(id), key, address.ip());
         if self.ledger.is_forker(&key) {
             // Proved before this session, or before this run.
@@ -460,7 +731,7 @@ impl<S: ChainStore> Node<S> {
         self.sessions.iter().find(|(_, other)| *other == key).map(|(id, _)| *id)
     }
 
-    fn persist(&mut self, origin: Persisting, batch: Batch) {
+    pub(crate) fn persist(&mut self, origin: Persisting, batch: Batch) {
         let ticket = self.persists.issue(origin);
         self.out.push_back(Output::Persist(ticket, batch));
     }
@@ -473,13 +744,23 @@ impl<S: ChainStore> Node<S> {
         self.out.push_back(Output::Reply(id, reply));
     }
 
-    fn refused(&mut self, reason: &'static str) {
+    pub(crate) fn refused(&mut self, reason: &'static str) {
         *self.refusals.entry(reason).or_default() += 1;
     }
 
-    fn event(&mut self, event: Event) {
+    pub(crate) fn event(&mut self, event: Event) {
         self.out.push_back(Output::Event(event));
     }
+}
+
+/// The overlay of those who build circuits: the same address, another identity, no discovery of its own.
+fn relay_overlay(config: &OverlayConfig, key: &SecretKey, rng: &Rng, now: Now) -> Overlay {
+    let config = OverlayConfig {
+        communities: RELAY_COMMUNITIES.map(Community::introductions).to_vec(),
+        discovery: false,
+        ..config.clone()
+    };
+    Overlay::new(config, key.clone(), rng.fork("relays"), now)
 }
 
 /// Rebuilds the accounts as a fold over the pairs of the own chain, and what no block shows from the records.
@@ -487,15 +768,24 @@ fn restore_economy<S: ChainStore>(
     config: &NodeConfig,
     me: PublicKey,
     store: &S,
+    pairs: Vec<Pair>,
     rng: &Rng,
     now: Now,
 ) -> Result<Economy, StoreError> {
+    let records = records_of(store, RECORD_KINDS)?;
+    Ok(Economy::new(config.economy.clone(), me, records, pairs, rng.fork("economy"), now))
+}
+
+/// The journal entries of these kinds.
+fn records_of<S: ChainStore>(
+    store: &S,
+    kinds: impl IntoIterator<Item = RecordKind>,
+) -> Result<Vec<(RecordKind, Vec<u8>, Vec<u8>)>, StoreError> {
     let mut records = Vec::new();
-    for kind in RECORD_KINDS {
+    for kind in kinds {
         records.extend(store.records(kind)?.into_iter().map(|(key, value)| (kind, key, value)));
     }
-    let pairs = own_pairs(store, &me)?;
-    Ok(Economy::new(config.economy.clone(), me, records, pairs, rng.fork("economy"), now))
+    Ok(records)
 }
 
 type Pair = (Arc<HalfBlock>, Option<Arc<HalfBlock>>);
@@ -542,12 +832,7 @@ mod tests {
     }
 
     fn node(store: MemoryStore) -> Node<MemoryStore> {
-        let config = NodeConfig {
-            overlay: OverlayConfig::at(SocketAddrV4::new([127, 0, 0, 1].into(), 1)),
-            ledger: LedgerConfig::default(),
-            swarm: SwarmConfig::default(),
-            economy: EconomyConfig::default(),
-        };
+        let config = NodeConfig::at(OverlayConfig::at(SocketAddrV4::new([127, 0, 0, 1].into(), 1)));
         Node::new(config, key(1), store, [0; 32], Now::default()).expect("memory is readable")
     }
 

@@ -1,5 +1,6 @@
 //! The words that two engines have for one thing. Engines of one floor do not know each other; they meet here.
 
+use fairshare_economy::payouts::{Carried as PaidCarried, CarriedEnd, LinkAllowance};
 use fairshare_economy::{Grant, Refusal, RefusalReason, Verdict};
 use fairshare_ledger::{BlockHash, LedgerCommunity, MessageError};
 use fairshare_overlay::community;
@@ -7,6 +8,7 @@ use fairshare_swarm::{
     GrantMessage, Refusal as WireRefusal, RefusalDetails, RefusalReason as WireReason,
     Verdict as SwarmVerdict,
 };
+use fairshare_tunnel::{Allowance, Carried, CircuitEnd};
 use fairshare_wire::CommunityId;
 
 /// The ledger's name for an overlay community that carries its messages.
@@ -87,6 +89,36 @@ pub(crate) fn refusal_from_wire(message: &WireRefusal) -> Refusal {
         seen: details
             .filter(|details| details.seen_number > 0)
             .map(|details| (details.seen_number, BlockHash(details.seen_hash))),
+    }
+}
+
+/// What the circuits carried, in the words of those who charge for it.
+pub(crate) const fn carried(carried: &Carried) -> PaidCarried {
+    let end = match carried.end {
+        CircuitEnd::Elsewhere => CarriedEnd::Elsewhere,
+        CircuitEnd::Exit => CarriedEnd::Exit,
+        CircuitEnd::Rendezvous => CarriedEnd::Rendezvous,
+        CircuitEnd::Other => CarriedEnd::Other,
+    };
+    PaidCarried {
+        from: carried.from,
+        to: carried.to,
+        from_originator: carried.from_originator,
+        end,
+        hidden: carried.hidden,
+        hops: carried.hops,
+        from_bytes: carried.from_bytes,
+        to_bytes: carried.to_bytes,
+    }
+}
+
+/// What a neighbour may do, in the words of the circuits.
+pub(crate) const fn allowance(allowance: LinkAllowance) -> Allowance {
+    match allowance {
+        LinkAllowance::Open => Allowance::Open,
+        LinkAllowance::NoNewCircuits => Allowance::NoNewCircuits,
+        LinkAllowance::Slow => Allowance::Slow,
+        LinkAllowance::Cut => Allowance::Cut,
     }
 }
 

@@ -9,6 +9,12 @@ pub const DISCOVERY: CommunityId = id("7e313685c1912a141279f8248fc8db5899c5df5a"
 pub const TRUSTCHAIN: CommunityId = id("5ad767b05ae592a02488272ca2a86b847d4562e1");
 /// Our ledger community: fork proofs and complete crawls.
 pub const LEDGER: CommunityId = id("f8cb61b81eb4f61143ffe6a17a0948b16674b5ef");
+/// Circuits, as living peers build them.
+pub const TUNNEL_STOCK: CommunityId = id("81ded07332bdc775aa5a46f96de9f8f390bbc9f3");
+/// Circuits among our nodes.
+pub const TUNNEL: CommunityId = id("707ec4fc71d6d0bc28b52d61f77ad0eccf074153");
+/// The overlay's distributed hash table.
+pub const DHT: CommunityId = id("8d0be1845d74d175f178197cad001591d04d73cc");
 
 /// A community as the overlay sees it: its id and the ids of its own messages. Messages with other ids are refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,7 +28,7 @@ pub struct Community {
 }
 
 impl Community {
-    /// Discovery. Every overlay is in it, also when it is not configured; the overlay handles its messages itself.
+    /// Discovery. The overlay handles its messages itself.
     //= spec/overlay.md#6-discoverycommunity
     pub const fn discovery() -> Self {
         Self { id: DISCOVERY, signed_ids: &[1, 2], unsigned_ids: &[3, 4] }
@@ -38,6 +44,11 @@ impl Community {
     //= spec/trustchain.md#13-our-ledger-community
     pub const fn ledger() -> Self {
         Self { id: LEDGER, signed_ids: &[2, 3, 4], unsigned_ids: &[1, 5] }
+    }
+
+    /// A community whose own messages another engine reads: the overlay only introduces.
+    pub const fn introductions(id: CommunityId) -> Self {
+        Self { id, signed_ids: &[], unsigned_ids: &[] }
     }
 }
 
@@ -69,8 +80,9 @@ mod tests {
 
     //= spec/overlay.md#12-community-ids
     #[test]
-    fn our_ledger_id_is_the_hash_of_its_name() {
+    fn our_own_ids_are_the_hashes_of_their_names() {
         assert_eq!(LEDGER.0, sha1(b"fairshare/ledger/1"));
+        assert_eq!(TUNNEL.0, sha1(b"fairshare/tunnel/1"));
     }
 
     #[test]

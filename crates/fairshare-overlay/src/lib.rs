@@ -23,6 +23,7 @@
 //! ```
 
 pub mod community;
+pub mod dht;
 pub mod wire;
 
 mod discovery;

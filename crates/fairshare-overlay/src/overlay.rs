@@ -22,8 +22,10 @@ use std::net::{SocketAddr, SocketAddrV4};
 pub struct OverlayConfig {
     /// Our own address in our network: the interface's, with the bound port.
     pub lan: SocketAddrV4,
-    /// The communities we are in; discovery is added by itself.
+    /// The communities we are in.
     pub communities: Vec<Community>,
+    /// Whether we are in discovery too. Several overlays of one node share an address, and only one of them may be.
+    pub discovery: bool,
     /// Addresses of servers that introduce peers and never become peers.
     pub bootstrap: Vec<SocketAddr>,
     /// With more peers than this in a community, requests of that community are dropped.
@@ -36,7 +38,14 @@ impl OverlayConfig {
     /// The defaults of the field, in no community but discovery.
     //= spec/overlay.md#51-behaviour
     pub const fn at(lan: SocketAddrV4) -> Self {
-        Self { lan, communities: Vec::new(), bootstrap: Vec::new(), max_peers: 30, target_peers: 20 }
+        Self {
+            lan,
+            communities: Vec::new(),
+            discovery: true,
+            bootstrap: Vec::new(),
+            max_peers: 30,
+            target_peers: 20,
+        }
     }
 }
 
@@ -148,7 +157,8 @@ pub(crate) struct Limits {
 impl Overlay {
     /// An overlay that knows nobody yet.
     pub fn new(config: OverlayConfig, key: SecretKey, mut rng: Rng, now: Now) -> Self {
-        let joined = config.communities.iter().copied().chain([Community::discovery()]);
+        let discovery = config.discovery.then(Community::discovery);
+        let joined = config.communities.iter().copied().chain(discovery);
         let communities = joined
             .map(|community| {
                 (community.id, Membership { community, extra: Bytes::new(), walk: Walk::default() })

@@ -109,6 +109,13 @@ impl Overlay {
         self.retry_pins(now.mono);
     }
 
+    /// Walks once to an address where another overlay of this node met a peer, in all communities.
+    pub fn suggest(&mut self, address: SocketAddr) {
+        for community in self.communities.keys().copied().collect::<Vec<_>>() {
+            self.add_candidate(community, address, true);
+        }
+    }
+
     pub(crate) fn tick_if_due(&mut self, now: Instant) {
         if now < self.next_tick {
             return;

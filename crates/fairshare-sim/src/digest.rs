@@ -28,6 +28,16 @@ impl Digest {
                 self.part(6, &ticket.to_be_bytes(), name.as_bytes());
             }
             Output::Reply(id, _) => self.part(7, &id.to_be_bytes(), &[]),
+            Output::ExitOpen(exit) => self.part(9, &exit.0.to_be_bytes(), &[]),
+            Output::ExitSend(exit, to, bytes) => {
+                self.part(10, &exit.0.to_be_bytes(), to.to_string().as_bytes());
+                self.part(10, bytes, &[]);
+            }
+            Output::ExitClose(exit) => self.part(11, &exit.0.to_be_bytes(), &[]),
+            Output::AssociationData(id, origin, bytes) => {
+                self.part(12, &id.0.to_be_bytes(), format!("{origin:?}").as_bytes());
+                self.part(12, bytes, &[]);
+            }
             Output::Event(event) => self.part(8, format!("{event:?}").as_bytes(), &[]),
         }
     }

@@ -33,7 +33,7 @@ pub(crate) struct AskedTracker {
 impl Torrent {
     /// Makes the announcements that are due.
     pub(crate) fn tick_announces(&mut self, cx: &mut Context, now: Now) {
-        if !matches!(self.phase, Phase::Metadata | Phase::Active) {
+        if cx.held || !matches!(self.phase, Phase::Metadata | Phase::Active) {
             return;
         }
         while let Some(due) = self.announcer.poll(now.mono) {

@@ -50,6 +50,8 @@ pub(crate) struct Context {
     pub(crate) changed: BTreeSet<(InfoHash, StreamId)>,
     /// Streams that we closed and the engine's table still lists.
     pub(crate) closed: Vec<StreamId>,
+    /// Whether nobody is called and no tracker asked for the moment: there is no way out.
+    pub(crate) held: bool,
     /// When an evaluation of some choker is due, apart from the tick.
     pub(crate) wake: Option<Instant>,
     /// Bytes held or asked for in unverified pieces, over all torrents.
@@ -79,6 +81,7 @@ impl Context {
             unflushed: BTreeSet::new(),
             changed: BTreeSet::new(),
             closed: Vec::new(),
+            held: false,
             wake: None,
             unverified_bytes: 0,
             tickets: BTreeMap::new(),

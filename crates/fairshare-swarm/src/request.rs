@@ -4,6 +4,7 @@
 use crate::bitfield::Bitfield;
 use crate::metainfo::{InfoHash, Metainfo};
 use bytes::Bytes;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -62,6 +63,21 @@ pub enum Request {
         /// The whole address.
         url: String,
     },
+    /// Ask the system's resolver for the addresses of a host. Answer: [`Completion::Resolved`].
+    Resolve {
+        /// The host's name.
+        host: String,
+        /// The port that the addresses are to carry.
+        port: u16,
+    },
+    /// One HTTP exchange as the exit of a circuit: connect, write the request as it is, read the answer, at most
+    /// 1 MiB of body. Whoever asks has judged the target. Answer: [`Completion::Fetched`].
+    HttpFetch {
+        /// The web server.
+        target: SocketAddr,
+        /// The whole request.
+        request: Bytes,
+    },
 }
 
 /// The answer to one [`Request`].
@@ -77,6 +93,10 @@ pub enum Completion {
     Saved(Result<(), DiskError>),
     /// The body of the page, or why there is none.
     Page(Result<Bytes, String>),
+    /// The addresses of the host, at least one, IPv4 first; or why there are none.
+    Resolved(Result<Vec<SocketAddr>, String>),
+    /// The answer with its header, or why there is none.
+    Fetched(Result<Bytes, String>),
 }
 
 /// What a disk can do to us.

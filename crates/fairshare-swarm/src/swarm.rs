@@ -193,6 +193,19 @@ impl Swarm {
         Ok(())
     }
 
+    /// Calls nobody and asks no tracker while `held`: the way out does not stand yet. What it took up goes on.
+    pub fn hold(&mut self, now: Now, held: bool) {
+        self.cx.held = held;
+        if held {
+            return;
+        }
+        self.arm(now);
+        for torrent in self.torrents.values_mut() {
+            torrent.tick_announces(&mut self.cx, now);
+        }
+        self.dial(now);
+    }
+
     /// Serves others from now on, or nobody any more.
     pub fn set_upload(&mut self, now: Now, allowed: bool) {
         self.cx.config.allow_upload = allowed;
@@ -560,6 +573,9 @@ impl Swarm {
 
     /// Opens connections to candidates, as far as limits allow.
     fn dial(&mut self, now: Now) {
+        if self.cx.held {
+            return;
+        }
         let dialling = |stream: &&Stream| matches!(stream.stage, Stage::Dialling { .. });
         let mut half_open = self.streams.values().filter(dialling).count();
         let torrents: Vec<InfoHash> = self.torrents.keys().copied().collect();

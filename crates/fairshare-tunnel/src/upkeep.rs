@@ -17,6 +17,9 @@ const IDLE_TICK: Duration = Duration::from_secs(5);
 const PING_PATIENCE: Duration = Duration::from_secs(2);
 /// A circuit whose far end missed so many pings in a row is gone.
 const MISSED_MAX: u8 = 4;
+/// A circuit that takes no new destinations is done when its old ones are silent for so long: longer than the two minutes
+/// between two signs of life of an idle peer.
+const DRAINED: Duration = Duration::from_secs(150);
 /// Introduction points are kept for a day.
 const INTRODUCTION_AGE: Duration = Duration::from_secs(86_400);
 
@@ -98,7 +101,7 @@ impl Tunnel {
             Some("it is old")
         } else if circuit.up + circuit.down >= self.config.traffic_max {
             Some("it carried enough")
-        } else if circuit.draining && now.since(circuit.used) >= self.config.idle_max {
+        } else if circuit.draining && now.since(circuit.used) >= DRAINED {
             Some("another one took its place")
         } else {
             None

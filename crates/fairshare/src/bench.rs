@@ -44,6 +44,7 @@ fn start(args: &BenchArgs) -> Outcome<Standing> {
         ("api", "127.0.0.1:0".to_owned()),
         ("bootstrap", String::new()),
         ("economy.policy", "none".to_owned()),
+        ("swarm.utp_only", args.utp_only.to_string()),
     ];
     let layered = Layered::load(Path::new("/dev/null"), |_| None, &flags)?;
     Standing::start(Setup { data: None, layered, peers: Vec::new(), passphrase: None })

@@ -16,7 +16,7 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Run a node in the foreground, with its API and page
     Run(Run),
-    /// Play the whole economy on this machine: eight real nodes, in about a minute
+    /// Play the whole economy on this machine: sixteen real nodes, in about a minute
     Demo(Demo),
     /// Make a .torrent file of a file or folder
     Create(Create),
@@ -45,6 +45,15 @@ pub(crate) enum Command {
     /// Other nodes in the overlay
     #[command(subcommand)]
     Peers(Peers),
+    /// Anonymous circuits of the running node
+    #[command(subcommand)]
+    Circuits(Circuits),
+    /// Whether circuits of others pass through the running node or end there
+    #[command(subcommand)]
+    Relay(Relay),
+    /// Reputation: how others stand with this node, and why
+    #[command(subcommand)]
+    Trust(Trust),
     /// The configuration with the source of each value
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -71,8 +80,19 @@ impl Command {
             | Self::Status(options)
             | Self::Tokens(Tokens::Balance(options))
             | Self::Chain(Chain::Proofs(options))
+            | Self::Tokens(Tokens::Payouts(options))
+            | Self::Circuits(Circuits::List(options))
+            | Self::Relay(Relay::Status(options) | Relay::Off(options))
+            | Self::Trust(Trust::Proofs(options))
             | Self::Peers(Peers::List(options)) => options.json,
             Self::Tokens(Tokens::History(args)) => args.client.json,
+            Self::Circuits(Circuits::Build(args)) => args.client.json,
+            Self::Circuits(Circuits::Test(args)) => args.client.json,
+            Self::Circuits(Circuits::Close(args)) => args.client.json,
+            Self::Relay(Relay::On(args)) => args.client.json,
+            Self::Trust(Trust::Show(args)) => args.client.json,
+            Self::Trust(Trust::Explain(args)) => args.client.json,
+            Self::Trust(Trust::Score(args)) => args.json,
             Self::Chain(Chain::Show(args)) => args.client.json,
             Self::Chain(Chain::Verify(args)) => args.client.json,
             Self::Chain(Chain::Propose(args)) => args.client.json,
@@ -142,8 +162,8 @@ pub(crate) struct Demo {
     /// Print the receipt as one JSON object on the last line, nothing else on stdout
     #[arg(long)]
     pub(crate) json: bool,
-    /// Number of nodes; the story is written for 8
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u64).range(8..=8))]
+    /// Number of nodes; the story is written for 16
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u64).range(16..=16))]
     pub(crate) nodes: u64,
     /// Do not open a browser
     #[arg(long)]
@@ -185,6 +205,11 @@ pub(crate) struct Get {
     /// Address of somebody who has it; may be given several times
     #[arg(long = "peer", value_name = "IP:PORT")]
     pub(crate) peers: Vec<SocketAddr>,
+    #[command(flatten)]
+    pub(crate) way: Way,
+    /// An overlay address to begin with when no node runs; may be given several times
+    #[arg(long = "node", value_name = "IP:PORT")]
+    pub(crate) nodes: Vec<SocketAddr>,
     /// Give up after this time
     #[arg(long, value_name = "SECONDS")]
     pub(crate) timeout: Option<u64>,
@@ -206,7 +231,23 @@ pub(crate) struct Seed {
     #[arg(long = "peer", value_name = "IP:PORT")]
     pub(crate) peers: Vec<SocketAddr>,
     #[command(flatten)]
+    pub(crate) way: Way,
+    /// An overlay address to begin with when no node runs; may be given several times
+    #[arg(long = "node", value_name = "IP:PORT")]
+    pub(crate) nodes: Vec<SocketAddr>,
+    #[command(flatten)]
     pub(crate) client: Client,
+}
+
+/// How the traffic of a torrent goes.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub(crate) struct Way {
+    /// Through circuits of N relays, the exit included; nothing of the torrent travels beside them
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=3))]
+    pub(crate) hops: Option<u8>,
+    /// From end to end inside the overlay, to peers that are hidden too; 1 hop unless --hops says more
+    #[arg(long)]
+    pub(crate) hidden: bool,
 }
 
 #[derive(Debug, Args)]
@@ -220,6 +261,8 @@ pub(crate) struct Add {
     /// Address of somebody who has it; may be given several times
     #[arg(long = "peer", value_name = "IP:PORT")]
     pub(crate) peers: Vec<SocketAddr>,
+    #[command(flatten)]
+    pub(crate) way: Way,
     /// Stay until every piece is verified and written
     #[arg(long)]
     pub(crate) wait: bool,
@@ -254,6 +297,8 @@ pub(crate) enum Tokens {
     Balance(Client),
     /// The payments on the own chain, newest first
     History(History),
+    /// What is owed to relays and by those that use this node as one
+    Payouts(Client),
 }
 
 #[derive(Debug, Args)]
@@ -326,6 +371,124 @@ pub(crate) enum Peers {
 }
 
 #[derive(Debug, Subcommand)]
+pub(crate) enum Circuits {
+    /// The circuits with their paths, and what passes through this node for others
+    List(Client),
+    /// Build a circuit and keep it until it is closed
+    Build(CircuitBuild),
+    /// Build a circuit, measure how fast it carries, close it
+    Test(CircuitTest),
+    /// Close a circuit; a torrent builds itself another one
+    Close(CircuitClose),
+}
+
+/// Which circuit is wanted.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Path {
+    /// Relays on the way, the exit included
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=3))]
+    pub(crate) hops: u8,
+    /// The relays themselves, first to last, by their tunnel keys in hex
+    #[arg(long, value_name = "KEY,KEY,..", value_delimiter = ',', conflicts_with = "hops")]
+    pub(crate) path: Vec<String>,
+    /// Give up after this time
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    pub(crate) timeout: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CircuitBuild {
+    #[command(flatten)]
+    pub(crate) path: Path,
+    #[command(flatten)]
+    pub(crate) client: Client,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CircuitTest {
+    #[command(flatten)]
+    pub(crate) path: Path,
+    /// Bytes to receive from the last relay
+    #[arg(long, value_name = "BYTES", default_value = "4 MiB", value_parser = crate::config::parse_amount)]
+    pub(crate) bytes: u64,
+    #[command(flatten)]
+    pub(crate) client: Client,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CircuitClose {
+    /// The circuit's number, as `circuits list` shows it
+    pub(crate) circuit: u32,
+    #[command(flatten)]
+    pub(crate) client: Client,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Relay {
+    /// Let circuits of others pass
+    On(RelayOn),
+    /// Let no new circuits of others pass
+    Off(Client),
+    /// What passes now
+    Status(Client),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RelayOn {
+    /// Let BitTorrent traffic leave circuits here too: others then see this node's address as its source
+    #[arg(long)]
+    pub(crate) exit: bool,
+    #[command(flatten)]
+    pub(crate) client: Client,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Trust {
+    /// The keys that stand best
+    Show(TrustShow),
+    /// Why a key stands as it does
+    Explain(ChainOf),
+    /// Scores on any graph, without a node
+    Score(TrustScore),
+    /// Proofs of forks, whose makers score nothing
+    Proofs(Client),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TrustShow {
+    /// At most so many
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub(crate) limit: usize,
+    #[command(flatten)]
+    pub(crate) client: Client,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TrustScore {
+    /// The graph: one edge a line, `u v weight` (u received so much from v), or the binary form u32 n, u32 m, m x (u, v, time)
+    #[arg(long, value_name = "F")]
+    pub(crate) graph: PathBuf,
+    /// The node whose view it is
+    #[arg(long, value_name = "N")]
+    pub(crate) ego: u32,
+    /// The engine
+    #[arg(long, value_name = "NAME", default_value = "merit")]
+    pub(crate) engine: String,
+    /// By linear algebra instead of random walks
+    #[arg(long)]
+    pub(crate) exact: bool,
+    /// Seed of the random walks [default: the system's randomness]
+    #[arg(long, value_name = "S")]
+    pub(crate) seed: Option<u64>,
+    /// At most so many nodes, best first [default: all that score]
+    #[arg(long, value_name = "N")]
+    pub(crate) limit: Option<usize>,
+    /// Print one JSON value
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
 pub(crate) enum ConfigCommand {
     /// Every key, its value and where it came from
     Show(ConfigArgs),
@@ -384,6 +547,9 @@ pub(crate) struct BenchArgs {
     /// Created when serving, or when all is verified and written
     #[arg(long, value_name = "FILE")]
     pub(crate) ready: PathBuf,
+    /// Open streams over uTP, never over TCP
+    #[arg(long)]
+    pub(crate) utp_only: bool,
 }
 
 #[cfg(test)]

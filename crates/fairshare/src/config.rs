@@ -5,6 +5,7 @@
 use crate::failure::{Failure, Outcome};
 use fairshare_crypto::PublicKey;
 use fairshare_economy::Policy;
+use fairshare_trust::EngineKind;
 use serde_json::{Value as Json, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, SocketAddrV4};
@@ -36,6 +37,24 @@ pub(crate) struct Config {
     pub(crate) slots: Option<usize>,
     /// Whether others are served at all.
     pub(crate) allow_upload: bool,
+    /// Whether streams go over uTP only.
+    pub(crate) utp_only: bool,
+    /// Whether circuits of others pass through this node.
+    pub(crate) relay: bool,
+    /// Whether traffic of others leaves the circuits here.
+    pub(crate) exit: bool,
+    /// Hops of one circuit may stand in one network: on one machine.
+    pub(crate) allow_same_subnet: bool,
+    /// An exit may reach loopback addresses: on one machine.
+    pub(crate) exit_loopback: bool,
+    /// Ports of the SOCKS5 servers for 1, 2 and 3 hops begin here; `None` = none.
+    pub(crate) socks_port: Option<u16>,
+    /// How often hidden services look for each other, in seconds.
+    pub(crate) lookup_s: u64,
+    /// Length of an epoch of payouts in seconds.
+    pub(crate) epoch_s: u64,
+    /// The reputation engine.
+    pub(crate) engine: EngineKind,
 }
 
 /// Which layer a value came from.
@@ -159,6 +178,15 @@ impl Default for Config {
             countersign: Vec::new(),
             slots: None,
             allow_upload: true,
+            utp_only: false,
+            relay: false,
+            exit: false,
+            allow_same_subnet: false,
+            exit_loopback: false,
+            socks_port: None,
+            lookup_s: 30,
+            epoch_s: 21_600,
+            engine: EngineKind::Merit,
         }
     }
 }
@@ -250,6 +278,65 @@ const KEYS: &[Key] = &[
         help: "whether others are served at all",
         set: |config, raw| raw.flag().map(|value| config.allow_upload = value),
         show: |config| json!(config.allow_upload),
+    },
+    Key {
+        name: "swarm.utp_only",
+        help: "open streams over uTP only, never over TCP; for comparison",
+        set: |config, raw| raw.flag().map(|value| config.utp_only = value),
+        show: |config| json!(config.utp_only),
+    },
+    Key {
+        name: "tunnel.relay",
+        help: "whether circuits of others pass through this node, for payment",
+        set: |config, raw| raw.flag().map(|value| config.relay = value),
+        show: |config| json!(config.relay),
+    },
+    Key {
+        name: "tunnel.exit",
+        help: "whether BitTorrent traffic of others leaves their circuits here, under this node's address",
+        set: |config, raw| raw.flag().map(|value| config.exit = value),
+        show: |config| json!(config.exit),
+    },
+    Key {
+        name: "tunnel.socks_port",
+        help: "SOCKS5 servers on loopback for 1, 2 and 3 hops at this port and the two after it, 0 = none",
+        set: |config, raw| {
+            let port = u16::try_from(raw.amount()?).ok().filter(|port| *port <= u16::MAX - 2);
+            let port = port.ok_or("a port number up to 65533 is wanted")?;
+            config.socks_port = (port > 0).then_some(port);
+            Ok(())
+        },
+        show: |config| json!(config.socks_port.unwrap_or(0)),
+    },
+    Key {
+        name: "tunnel.lookup_s",
+        help: "seconds between two looks for the peers of a hidden torrent",
+        set: |config, raw| raw.seconds().map(|value| config.lookup_s = value),
+        show: |config| json!(config.lookup_s),
+    },
+    Key {
+        name: "tunnel.allow_same_subnet",
+        help: "let the hops of a circuit stand in one network; for tests on one machine",
+        set: |config, raw| raw.flag().map(|value| config.allow_same_subnet = value),
+        show: |config| json!(config.allow_same_subnet),
+    },
+    Key {
+        name: "tunnel.exit_loopback",
+        help: "let an exit reach loopback addresses; for tests on one machine",
+        set: |config, raw| raw.flag().map(|value| config.exit_loopback = value),
+        show: |config| json!(config.exit_loopback),
+    },
+    Key {
+        name: "payouts.epoch_s",
+        help: "seconds after which relays are paid together; one day hides most, seconds are for tests",
+        set: |config, raw| raw.seconds().map(|value| config.epoch_s = value),
+        show: |config| json!(config.epoch_s),
+    },
+    Key {
+        name: "trust.engine",
+        help: "how reputation is computed: merit, hitting or ppr",
+        set: |config, raw| raw.engine().map(|value| config.engine = value),
+        show: |config| json!(config.engine.name()),
     },
 ];
 
@@ -361,6 +448,19 @@ impl Raw {
         }
     }
 
+    /// A span of one second to thirty days.
+    fn seconds(self) -> Result<u64, String> {
+        let seconds = self.amount()?;
+        let allowed = 1..=30 * 86_400;
+        if allowed.contains(&seconds) { Ok(seconds) } else { Err("1 to 2592000 seconds are wanted".to_owned()) }
+    }
+
+    fn engine(self) -> Result<EngineKind, String> {
+        let engine: EngineKind = self.parsed()?;
+        let live = [EngineKind::Merit, EngineKind::Hitting, EngineKind::Ppr];
+        if live.contains(&engine) { Ok(engine) } else { Err("merit, hitting or ppr is wanted".to_owned()) }
+    }
+
     fn flag(self) -> Result<bool, String> {
         match self {
             Self::Flag(flag) => Ok(flag),
@@ -451,6 +551,9 @@ mod tests {
             ("[economy]\npolicy = \"flow\"", "not part of this version"),
             ("api = \"0.0.0.0:80\"", "loopback only"),
             ("[swarm]\nslots = 65", "at most 64 slots"),
+            ("[tunnel]\nsocks_port = 65534", "up to 65533"),
+            ("[payouts]\nepoch_s = 0", "1 to 2592000 seconds"),
+            ("[trust]\nengine = \"netflow\"", "merit, hitting or ppr"),
             ("[swarm\n", "line 1"),
         ] {
             let failure = load(text, &[], &[]).expect_err(text);

@@ -5,7 +5,9 @@
 use crate::face::Face;
 use fairshare_economy::{AccountView, MU};
 use fairshare_ledger::{ChainReport, ForkKind, ForkProof, HalfBlock};
+use fairshare_node::{Reason, Relaying, Reputation, Route};
 use fairshare_swarm::{Refusal, TorrentState, TorrentStatus};
+use fairshare_tunnel::{CircuitEnd, CircuitState, CircuitStatus, CircuitUse, Flags};
 use serde_json::{Value as Json, json};
 
 /// A half block; every field of bytes in hex.
@@ -53,7 +55,7 @@ pub(crate) fn refusal(refusal: &Refusal) -> Json {
 }
 
 /// A torrent as the node has it, and as it was added.
-pub(crate) fn download(torrent: &TorrentStatus, face: &Face) -> Json {
+pub(crate) fn download(torrent: &TorrentStatus, route: Route, face: &Face) -> Json {
     let entry = face.shelf.get(&torrent.info_hash);
     let (state, error) = match &torrent.state {
         TorrentState::Metadata => ("metadata", None),
@@ -87,8 +89,103 @@ pub(crate) fn download(torrent: &TorrentStatus, face: &Face) -> Json {
         "peers": torrent.peers,
         "seeds": torrent.seeds,
         "slots": torrent.slots,
+        "hops": route.hops(),
+        "hidden": matches!(route, Route::Hidden { .. }),
         "refused_by": refused_by.collect::<Vec<_>>(),
     })
+}
+
+/// An own circuit with its path.
+pub(crate) fn circuit(circuit: &CircuitStatus) -> Json {
+    let (purpose, group) = match circuit.purpose {
+        CircuitUse::Data(group) => ("data", Some(group)),
+        CircuitUse::Settlement => ("settlement", None),
+        CircuitUse::Introduction(group) => ("introduction", Some(group)),
+        CircuitUse::Seeding(group) => ("seeding", Some(group)),
+        CircuitUse::Taking(group) => ("taking", Some(group)),
+    };
+    let state = match circuit.state {
+        CircuitState::Extending => "extending",
+        CircuitState::Ready => "ready",
+        CircuitState::Linked => "linked",
+        CircuitState::Suspect => "suspect",
+    };
+    let path = circuit.path.iter().map(|(key, address, joined)| {
+        json!({ "tunnel_key": key.to_string(), "address": address.to_string(), "joined": joined })
+    });
+    json!({
+        "circuit": circuit.circuit.0,
+        "purpose": purpose,
+        "group": group.map(|group| group.0),
+        "state": state,
+        "path": path.collect::<Vec<_>>(),
+        "age_s": circuit.age.as_secs(),
+        "up_bytes": amount(circuit.up),
+        "down_bytes": amount(circuit.down),
+        "community": if circuit.stock { "stock" } else { "fairshare" },
+    })
+}
+
+/// What a node offers to circuits of others.
+pub(crate) fn flags(flags: Flags) -> Json {
+    let names = [
+        (Flags::RELAY, "relay"),
+        (Flags::EXIT_BT, "exit"),
+        (Flags::EXIT_IPV8, "exit-ipv8"),
+        (Flags::EXIT_HTTP, "exit-http"),
+        (Flags::SPEED_TEST, "speed-test"),
+        (Flags::EXIT_BACKUP, "backup"),
+    ];
+    names.iter().filter(|(flag, _)| flags.has(*flag)).map(|(_, name)| json!(name)).collect()
+}
+
+/// What passes this node for others.
+pub(crate) fn relaying(relaying: &Relaying) -> Json {
+    let joined = relaying.joined.iter().map(|one| {
+        let end = match (one.to, one.end) {
+            (_, CircuitEnd::Exit) => "exit",
+            (_, CircuitEnd::Rendezvous) => "rendezvous",
+            (Some(_), _) => "relay",
+            (None, _) => "end",
+        };
+        json!({
+            "from": { "tunnel_key": one.from.0.to_string(), "address": one.from.1.to_string() },
+            "to": one.to.map(|(key, address)| json!({ "tunnel_key": key.to_string(), "address": address.to_string() })),
+            "part": end, "age_s": one.age.as_secs(), "bytes": amount(one.bytes),
+        })
+    });
+    let candidates = relaying.candidates.iter().map(|(key, address, offered)| {
+        json!({ "tunnel_key": key.to_string(), "address": address.to_string(), "offers": flags(*offered) })
+    });
+    json!({
+        "tunnel_key": relaying.tunnel_key.to_string(),
+        "offers": flags(relaying.flags),
+        "joined": joined.collect::<Vec<_>>(),
+        "candidates": candidates.collect::<Vec<_>>(),
+    })
+}
+
+/// How a key stands.
+pub(crate) fn reputation(reputation: &Reputation) -> Json {
+    json!({
+        "peer": reputation.key.to_string(),
+        "value": reputation.score.value,
+        "std_err": reputation.score.std_err,
+        "direct": reputation.score.direct,
+        "samples": reputation.score.samples,
+        "forker": reputation.forker,
+    })
+}
+
+/// Why it does.
+pub(crate) fn reason(reason: &Reason) -> Json {
+    let mut json = reputation(&reason.reputation);
+    json["engine"] = json!(reason.engine);
+    json["direct_bytes"] = amount(reason.direct);
+    json["path"] = reason.path.iter().map(|key| json!(key.to_string())).collect();
+    json["bottleneck"] = json!(reason.bottleneck.map(|(key, _)| key.to_string()));
+    json["bottleneck_share"] = json!(reason.bottleneck.map(|(_, share)| share));
+    json
 }
 
 /// What this node and one peer are to each other.

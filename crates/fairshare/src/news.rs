@@ -6,6 +6,7 @@ use fairshare_economy::EconomyEvent;
 use fairshare_ledger::LedgerEvent;
 use fairshare_node::Event;
 use fairshare_swarm::SwarmEvent;
+use fairshare_tunnel::TunnelEvent;
 use serde_json::{Value as Json, json};
 
 /// The word and the details of an event, if it is one to tell.
@@ -14,6 +15,7 @@ pub(crate) fn of(event: &Event) -> Option<(&'static str, Json)> {
         Event::Swarm(event) => swarm(event),
         Event::Economy(event) => economy(event),
         Event::Ledger(event) => ledger(event),
+        Event::Tunnel(event) => tunnel(event),
         Event::PeerFound(key, address) => {
             Some(("peer.found", json!({ "peer": key.to_string(), "address": address.to_string() })))
         }
@@ -67,6 +69,22 @@ fn swarm(event: &SwarmEvent) -> Option<(&'static str, Json)> {
                 "error": result.as_ref().err(),
             }),
         ),
+        _ => return None,
+    })
+}
+
+/// Which circuit serves which torrent is told nowhere.
+fn tunnel(event: &TunnelEvent) -> Option<(&'static str, Json)> {
+    Some(match event {
+        TunnelEvent::CircuitReady { circuit, hops, took, .. } => (
+            "circuit.ready",
+            json!({ "circuit": circuit.0, "hops": hops, "took_ms": took.as_secs_f64() * 1_000.0 }),
+        ),
+        TunnelEvent::CircuitClosed { circuit, reason } => {
+            ("circuit.closed", json!({ "circuit": circuit.0, "reason": reason }))
+        }
+        TunnelEvent::HiddenPeer { .. } => ("hidden.peer", json!({})),
+        TunnelEvent::HiddenReady(_) => ("hidden.ready", json!({})),
         _ => return None,
     })
 }

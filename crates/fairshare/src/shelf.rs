@@ -2,6 +2,7 @@
 
 use crate::failure::{Failure, Outcome};
 use crate::folder::write_whole;
+use fairshare_node::Route;
 use fairshare_swarm::{AddTorrent, InfoHash, Magnet, Metainfo, Source};
 use serde_json::{Value as Json, json};
 use std::collections::BTreeMap;
@@ -20,6 +21,8 @@ pub(crate) struct Entry {
     pub(crate) seed: bool,
     /// Addresses of peers that were named.
     pub(crate) peers: Vec<SocketAddr>,
+    /// How its traffic goes. It must never be another way after a restart.
+    pub(crate) route: Route,
 }
 
 /// All torrents of a node.
@@ -77,7 +80,7 @@ impl Shelf {
     }
 
     /// Reads the torrents of earlier runs, each ready to be added again. What cannot be read is told and skipped.
-    pub(crate) fn load(&self) -> Outcome<(Vec<AddTorrent>, Vec<String>)> {
+    pub(crate) fn load(&self) -> Outcome<(Vec<(AddTorrent, Route)>, Vec<String>)> {
         let Some(dir) = &self.dir else { return Ok((Vec::new(), Vec::new())) };
         let (mut torrents, mut broken) = (Vec::new(), Vec::new());
         for item in std::fs::read_dir(dir).map_err(|error| Failure::io(dir, &error))? {
@@ -92,7 +95,7 @@ impl Shelf {
         Ok((torrents, broken))
     }
 
-    fn read(&self, path: &Path) -> Result<AddTorrent, String> {
+    fn read(&self, path: &Path) -> Result<(AddTorrent, Route), String> {
         let name = path.file_stem().and_then(|name| name.to_str()).unwrap_or_default();
         let hash: InfoHash = name.parse().map_err(|_| "the name is no hash".to_owned())?;
         let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
@@ -109,8 +112,9 @@ impl Shelf {
         };
         let torrent =
             AddTorrent { source, root: entry.root.clone(), seed: entry.seed, peers: entry.peers.clone() };
+        let route = entry.route;
         self.lock().insert(hash, entry);
-        Ok(torrent)
+        Ok((torrent, route))
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<InfoHash, Entry>> {
@@ -121,7 +125,21 @@ impl Shelf {
 impl Entry {
     fn to_json(&self) -> Json {
         let peers: Vec<_> = self.peers.iter().map(ToString::to_string).collect();
-        json!({ "magnet": self.magnet, "root": self.root, "seed": self.seed, "peers": peers })
+        json!({
+            "magnet": self.magnet, "root": self.root, "seed": self.seed, "peers": peers,
+            "hops": self.route.hops(), "hidden": matches!(self.route, Route::Hidden { .. }),
+        })
+    }
+
+    /// Files of earlier versions know no other way than the clear one.
+    fn route_from(json: &Json) -> Option<Route> {
+        let hops = json.get("hops").map_or(Some(0), |hops| hops.as_u64().and_then(|hops| u8::try_from(hops).ok()))?;
+        Some(match (hops, json["hidden"] == true) {
+            (0, false) => Route::Clear,
+            (0, true) => return None,
+            (hops, true) => Route::Hidden { hops },
+            (hops, false) => Route::Exit { hops },
+        })
     }
 
     fn from_json(json: &Json) -> Option<Self> {
@@ -131,6 +149,7 @@ impl Entry {
             root: PathBuf::from(json["root"].as_str()?),
             seed: json["seed"].as_bool()?,
             peers: peers.collect::<Option<_>>()?,
+            route: Self::route_from(json)?,
         })
     }
 }
@@ -150,13 +169,15 @@ mod tests {
         std::fs::create_dir(&shelves).expect("folder");
         let shelf = Shelf::new(Some(shelves.clone()));
         let peer = SocketAddr::from(([127, 0, 0, 1], 9));
-        let entry = Entry { magnet: None, root: dir.path().to_owned(), seed: true, peers: vec![peer] };
+        let entry = Entry { magnet: None, root: dir.path().to_owned(), seed: true, peers: vec![peer], route: Route::Hidden { hops: 2 } };
         shelf.put(metainfo.info_hash(), entry.clone(), Some(&metainfo)).expect("kept");
 
         let again = Shelf::new(Some(shelves.clone()));
         let (torrents, broken) = again.load().expect("read");
         assert_eq!((torrents.len(), broken.len()), (1, 0));
-        assert!(torrents[0].seed && torrents[0].peers == [peer] && torrents[0].root == dir.path());
+        let (torrent, route) = &torrents[0];
+        assert!(torrent.seed && torrent.peers == [peer] && torrent.root == dir.path());
+        assert_eq!(*route, Route::Hidden { hops: 2 });
         assert_eq!(again.get(&metainfo.info_hash()), Some(entry));
 
         again.remove(&metainfo.info_hash());
@@ -170,7 +191,7 @@ mod tests {
         let hash = "aabbccddeeff00112233445566778899aabbccdd";
         let link = format!("magnet:?xt=urn:btih:{hash}");
         let shelf = Shelf::new(Some(dir.path().to_owned()));
-        let entry = Entry { magnet: Some(link), root: "/x".into(), seed: false, peers: vec![] };
+        let entry = Entry { magnet: Some(link), root: "/x".into(), seed: false, peers: vec![], route: Route::Clear };
         shelf.put(hash.parse().expect("a hash"), entry, None).expect("kept");
         let (torrents, broken) = shelf.load().expect("read");
         assert_eq!((torrents.len(), broken.len()), (1, 1));

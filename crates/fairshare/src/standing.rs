@@ -15,6 +15,7 @@ use fairshare_ledger::{BlockType, LedgerConfig};
 use fairshare_node::{Command, Event, NodeConfig};
 use fairshare_overlay::{OverlayConfig, community::Community};
 use fairshare_swarm::{SwarmConfig, SwarmEvent};
+use fairshare_tunnel::TunnelConfig;
 use std::net::{SocketAddr, SocketAddrV4};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -103,7 +104,7 @@ impl Standing {
         });
         self.runtime.spawn(keep_descriptions(face.clone()));
         self.runtime.block_on(async {
-            let commands = torrents.into_iter().map(Command::Add);
+            let commands = torrents.into_iter().map(|(torrent, route)| Command::Add { torrent, route });
             for command in commands.chain(peers.iter().copied().map(Command::AddPeer)) {
                 // A node that stopped already is noticed by whoever waits for it.
                 let _ = face.ask(command).await;
@@ -189,7 +190,6 @@ pub(crate) fn node_config(config: &Config) -> NodeConfig {
     overlay.communities = vec![Community::trustchain(), Community::ledger()];
     overlay.bootstrap.clone_from(&config.bootstrap);
     NodeConfig {
-        overlay,
         ledger: LedgerConfig {
             countersign: config.countersign.iter().map(|kind| BlockType::from(kind.as_str())).collect(),
         },
@@ -204,6 +204,25 @@ pub(crate) fn node_config(config: &Config) -> NodeConfig {
             stranger_bytes: config.stranger_bytes,
             ..EconomyConfig::default()
         },
+        tunnel: tunnel_config(config),
+        reputation: config.engine,
+        utp_only: config.utp_only,
+        ..NodeConfig::at(overlay)
+    }
+}
+
+fn tunnel_config(config: &Config) -> TunnelConfig {
+    TunnelConfig {
+        // An exit without relaying would answer nobody.
+        relay: config.relay || config.exit,
+        exit_bt: config.exit,
+        exit_http: config.exit,
+        allow_same_subnet: config.allow_same_subnet,
+        exit_loopback: config.exit_loopback,
+        lookup: Duration::from_secs(config.lookup_s),
+        // What is carried is reported often enough for an epoch to see it.
+        metering: Duration::from_secs(config.epoch_s.div_ceil(4).min(60)),
+        ..TunnelConfig::default()
     }
 }
 

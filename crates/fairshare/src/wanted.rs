@@ -1,5 +1,6 @@
 //! What a person names on the command line: a magnet link or a .torrent file, checked before any node is asked.
 
+use crate::cli::Way;
 use crate::failure::{Failure, Outcome};
 use fairshare_swarm::{Magnet, Metainfo};
 use serde_json::{Value as Json, json};
@@ -44,7 +45,13 @@ impl Wanted {
     }
 
     /// What the API is asked for. Paths are made absolute, because the node runs elsewhere.
-    pub(crate) fn request(&self, to: Option<&Path>, seed: bool, peers: &[SocketAddr]) -> Outcome<Json> {
+    pub(crate) fn request(
+        &self,
+        to: Option<&Path>,
+        seed: bool,
+        peers: &[SocketAddr],
+        way: Way,
+    ) -> Outcome<Json> {
         let mut body = match self {
             Self::Magnet(link) => json!({ "magnet": link }),
             Self::Torrent(bytes) => json!({ "torrent": hex::encode(bytes) }),
@@ -54,6 +61,10 @@ impl Wanted {
             body["folder"] = json!(text(absolute)?);
         }
         body["seed"] = seed.into();
+        if let Some(hops) = way.hops {
+            body["hops"] = hops.into();
+        }
+        body["hidden"] = way.hidden.into();
         body["peers"] = json!(peers.iter().map(ToString::to_string).collect::<Vec<_>>());
         Ok(body)
     }
@@ -80,7 +91,7 @@ mod tests {
         assert_eq!(Wanted::read("/no/such/file").expect_err("absent").code, "io");
         let link = "MAGNET:?xt=urn:btih:aabbccddeeff00112233445566778899aabbccdd";
         let request =
-            Wanted::read(link).expect("a link").request(Some(Path::new("x")), false, &[]).expect("a request");
+            Wanted::read(link).expect("a link").request(Some(Path::new("x")), false, &[], Way::default()).expect("a request");
         assert_eq!(request["magnet"], link);
         assert!(request["folder"].as_str().is_some_and(|folder| folder.starts_with('/')));
     }

@@ -72,6 +72,31 @@ function blockRow(one) {
     <td>${one.answered ? "✓ both signed" : "… one signature"}</td></tr>`;
 }
 
+/** A circuit as a drawn path, from its owner to its end. @param {any} one */
+function circuitRow(one) {
+  const stops = one.path.map((/** @type {any} */ stop) =>
+    html`<li class="${stop.part}"><b>${stop.name}</b><small>${stop.part}</small></li>`);
+  return html`<tr><td><ol class="path" aria-label="path">${stops}</ol></td><td>${one.purpose}</td><td>${one.state}</td>
+    <td class="number">${one.age_s} s</td><td class="number">${bytes(one.up_bytes)}</td>
+    <td class="number">${bytes(one.down_bytes)}</td></tr>`;
+}
+
+/** What a relay and its neighbour owe each other. @param {any} one */
+function payoutRow(one) {
+  return html`<tr><td>${one.node}</td><td>${one.neighbour}</td><td class="number">${bytes(one.owes_us_bytes)}</td>
+    <td class="number">${bytes(one.we_owe_bytes)}</td><td class="number">${bytes(one.covered_bytes)}</td>
+    <td class="number">${bytes(one.received_bytes)}</td><td class="number">${bytes(one.paid_bytes)}</td>
+    <td>${one.state}</td></tr>`;
+}
+
+/** How one key stands with a node, and why. @param {any} one */
+function reputationRow(one) {
+  const way = one.path.length > 2 ? `known through ${one.path.slice(1, -1).join(" → ")}` : "known directly";
+  const doubt = one.bottleneck === null ? "" : `; ${one.bottleneck_percent} % of all ways lead over ${one.bottleneck}`;
+  const why = one.forker ? "its fork is proved: it scores nothing" : `${way}, gave ${bytes(one.direct_bytes)}${doubt}`;
+  return html`<tr><td>${one.node}</td><td>${one.peer}</td><td class="number">${one.score}</td><td>${why}</td></tr>`;
+}
+
 /** What lifts a refusal, in words. @param {any} one */
 function wayBack(one) {
   if (one.reason === "fraud") return "none: the proof stands";
@@ -99,6 +124,13 @@ function draw(view) {
     view.accounts.map(balanceRow), "nobody gave anything yet"));
   render(byId("blocks"), table(
     ["Time", "Block", "Link", "Type", "Amount", "Signatures"], view.blocks.map(blockRow), "no block yet"));
+  render(byId("circuits"), table(
+    ["Path", "For", "State", "Age", "Sent", "Received"], view.circuits.map(circuitRow), "no circuit stands"));
+  render(byId("payouts"), table(
+    ["Node", "Neighbour", "Owes it", "It owes", "Covered by IOUs", "Got, all epochs", "Paid, all epochs", "State"],
+    view.payouts.map(payoutRow), "no relay is owed anything"));
+  render(byId("reputation"), table(
+    ["Seen from", "Peer", "Standing", "Why"], view.reputation.map(reputationRow), "nobody is known yet"));
   render(byId("refusals"), table(
     ["Time", "Provider", "Refused", "Reason", "Way back"], view.refusals.map(refusalRow), "nobody was refused"));
 }
@@ -133,6 +165,10 @@ function words(event) {
     case "refused": return `refused: ${data.refusal.reason}`;
     case "fork.proved": return `proof of a fork by ${shortKey(data.proof.accused)}`;
     case "peer.banned": return `wrong data from ${data.address}: banned`;
+    case "circuit.ready": return `a circuit of ${data.hops} hops stands`;
+    case "hidden.peer": return "a hidden peer is at the other end of a circuit";
+    case "payout.paid": return `paid ${bytes(data.bytes)} for circuits of an earlier epoch`;
+    case "payout.received": return `got ${bytes(data.bytes)} for circuits of an earlier epoch`;
     case "store.failed": return `the disk did not take a block: ${data.reason}`;
     default: return "";
   }

@@ -224,6 +224,11 @@ impl Payouts {
         &self.refusals
     }
 
+    /// The neighbours whose payment key is known: tunnel key and TrustChain key.
+    pub fn bindings(&self) -> Vec<(PublicKey, PublicKey)> {
+        self.neighbours.iter().filter_map(|(tunnel, neighbour)| Some((*tunnel, neighbour.peer?))).collect()
+    }
+
     /// All tunnel accounts, those without a payment key last.
     pub fn views(&self, now: Now) -> Vec<PayoutView> {
         let bound = self.accounts.iter().map(|(peer, account)| self.view(now, Some(*peer), account));

@@ -28,6 +28,11 @@ pub mod id {
     /// Puncture request.
     pub const PUNCTURE_REQUEST: u8 = 250;
 
+    /// Whether a message is an introduction or a puncture: those of every community.
+    pub const fn is_walking(id: u8) -> bool {
+        id >= NEW_PUNCTURE
+    }
+
     /// Similarity request of discovery.
     pub const SIMILARITY_REQUEST: u8 = 1;
     /// Similarity response of discovery.

@@ -49,6 +49,11 @@ impl World {
             Output::Reply(id, reply) => {
                 self.replies.insert(id, reply);
             }
+            // No machine here is an exit or has a program in front of it.
+            Output::ExitOpen(_)
+            | Output::ExitSend(..)
+            | Output::ExitClose(_)
+            | Output::AssociationData(..) => {}
             Output::Event(event) => {
                 let host = &self.machines[machine];
                 self.watch.event(&host.public(), &host.durable, &event)?;

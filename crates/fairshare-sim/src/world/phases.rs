@@ -5,8 +5,7 @@ use crate::scenario::{Adversary, Fault, millis};
 use crate::trace::Note;
 use crate::tracker::ANNOUNCE;
 use fairshare_economy::EconomyConfig;
-use fairshare_ledger::LedgerConfig;
-use fairshare_node::{Command, Input, Node, NodeConfig, Reply};
+use fairshare_node::{Command, Input, Node, NodeConfig, Reply, Route};
 use fairshare_overlay::{Community, OverlayConfig};
 use fairshare_swarm::{AddTorrent, Source, SwarmConfig};
 use fairshare_wire::Instant;
@@ -95,8 +94,6 @@ impl World {
         let is_friend = |other: &&crate::machine::Machine| self.plan.friends && other.is_honest();
         let friends = self.machines.iter().filter(is_friend).map(|other| other.public());
         NodeConfig {
-            overlay: OverlayConfig { communities, ..OverlayConfig::at(lan) },
-            ledger: LedgerConfig::default(),
             swarm: SwarmConfig {
                 listen_port: lan.port(),
                 allow_upload: !host.breaks(Adversary::FreeRider),
@@ -107,6 +104,7 @@ impl World {
                 stranger_bytes: self.plan.stranger_bytes,
                 ..EconomyConfig::default()
             },
+            ..NodeConfig::at(OverlayConfig { communities, ..OverlayConfig::at(lan) })
         }
     }
 
@@ -132,7 +130,7 @@ impl World {
                 seed,
                 peers: Vec::new(),
             };
-            if let Some(Reply::Added(Err(reason))) = self.ask(machine, Command::Add(torrent))? {
+            if let Some(Reply::Added(Err(reason))) = self.ask(machine, Command::Add { torrent, route: Route::Clear })? {
                 return Err(format!("node {machine} does not take up file {file}: {reason}"));
             }
         }

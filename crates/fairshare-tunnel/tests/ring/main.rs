@@ -7,6 +7,7 @@ mod hidden;
 mod hostile;
 mod nonces;
 mod paying;
+mod puppet;
 mod services;
 mod tap;
 mod world;

@@ -66,6 +66,11 @@ impl Client {
         self.read(request.content_type("application/json").send(body.to_string()))
     }
 
+    pub(crate) fn patch(&self, path: &str, body: &Json) -> Outcome<Json> {
+        let request = self.agent.patch(self.url(path)).header("authorization", self.bearer());
+        self.read(request.content_type("application/json").send(body.to_string()))
+    }
+
     pub(crate) fn delete(&self, path: &str) -> Outcome<Json> {
         self.read(self.agent.delete(self.url(path)).header("authorization", self.bearer()).call())
     }

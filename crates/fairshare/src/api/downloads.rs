@@ -9,7 +9,7 @@ use axum::Json as Body;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
-use fairshare_node::{Command, Reply};
+use fairshare_node::{Command, Reply, Route};
 use fairshare_swarm::{AddTorrent, InfoHash, Magnet, Metainfo, Source, TorrentStatus};
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
@@ -23,11 +23,11 @@ type Answer = Result<Body<Json>, Problem>;
 /// All torrents of the node.
 pub(crate) async fn list(State(api): Shared, Query(which): Query<Which>) -> Answer {
     let face = api.face(&which)?;
-    Ok(Body(torrents(face).await?.iter().map(|torrent| forms::download(torrent, face)).collect()))
+    Ok(Body(torrents(face).await?.iter().map(|(torrent, route)| forms::download(torrent, *route, face)).collect()))
 }
 
 /// The node's torrents.
-pub(crate) async fn torrents(face: &Face) -> Result<Vec<TorrentStatus>, Problem> {
+pub(crate) async fn torrents(face: &Face) -> Result<Vec<(TorrentStatus, Route)>, Problem> {
     match face.ask(Command::Torrents).await? {
         Reply::Torrents(torrents) => Ok(torrents),
         _ => Err(unexpected()),
@@ -38,8 +38,8 @@ pub(crate) async fn torrents(face: &Face) -> Result<Vec<TorrentStatus>, Problem>
 pub(crate) async fn show(State(api): Shared, Path(hash): Path<String>, Query(which): Query<Which>) -> Answer {
     let (face, hash) = (api.face(&which)?, parse(&hash)?);
     let torrents = torrents(face).await?;
-    let found = torrents.iter().find(|torrent| torrent.info_hash == hash);
-    found.map(|torrent| Body(forms::download(torrent, face))).ok_or_else(unknown)
+    let found = torrents.iter().find(|(torrent, _)| torrent.info_hash == hash);
+    found.map(|(torrent, route)| Body(forms::download(torrent, *route, face))).ok_or_else(unknown)
 }
 
 fn parse(hash: &str) -> Result<InfoHash, Problem> {
@@ -61,9 +61,32 @@ pub(crate) struct Wish {
     seed: bool,
     #[serde(default)]
     peers: Vec<SocketAddr>,
+    /// Relays on the way, 0 = none.
+    #[serde(default)]
+    hops: u8,
+    /// From end to end, to hidden peers.
+    #[serde(default)]
+    hidden: bool,
 }
 
+/// Relays of a hidden torrent's circuits on this side, unless more are wanted.
+const HIDDEN_HOPS: u8 = 1;
+
 impl Wish {
+    fn route(&self) -> Result<Route, Problem> {
+        match (self.hops, self.hidden) {
+            (0, false) => Ok(Route::Clear),
+            (0, true) => Ok(Route::Hidden { hops: HIDDEN_HOPS }),
+            (hops @ 1..=3, true) => Ok(Route::Hidden { hops }),
+            (_, false) if self.seed => Err(Problem::bad_request(
+                "hops",
+                "nobody finds who serves behind an exit: serve with hidden",
+            )),
+            (hops @ 1..=3, false) => Ok(Route::Exit { hops }),
+            _ => Err(Problem::bad_request("hops", "circuits have 1 to 3 hops")),
+        }
+    }
+
     fn source(&self) -> Result<(InfoHash, Source), Problem> {
         match (&self.magnet, &self.torrent) {
             (Some(link), None) => {
@@ -91,17 +114,21 @@ pub(crate) async fn add(
 ) -> Result<(StatusCode, Body<Json>), Problem> {
     let Body(wish) = wish.map_err(|error| Problem::bad_request("body", error.body_text()))?;
     let face = api.face(&which)?;
-    let (hash, source) = wish.source()?;
+    let ((hash, source), route) = (wish.source()?, wish.route()?);
     let answer = Body(json!({ "infohash": hash.to_string() }));
-    if torrents(face).await?.iter().any(|torrent| torrent.info_hash == hash) {
+    if let Some((_, known)) = torrents(face).await?.iter().find(|(torrent, _)| torrent.info_hash == hash) {
+        if *known != route {
+            return Err(Problem::conflict("route", "this torrent is here already and travels another way")
+                .hint("remove it first: the same torrent both ways would tell who you are"));
+        }
         face.ask(Command::AddTorrentPeers(hash, wish.peers)).await?;
         return Ok((StatusCode::OK, answer));
     }
     let root = wish.folder.clone().unwrap_or_else(|| api.downloads.clone());
     let metainfo = if let Source::Metainfo(metainfo) = &source { Some(metainfo.clone()) } else { None };
-    let entry = Entry { magnet: wish.magnet, root: root.clone(), seed: wish.seed, peers: wish.peers.clone() };
+    let entry = Entry { magnet: wish.magnet, root: root.clone(), seed: wish.seed, peers: wish.peers.clone(), route };
     let torrent = AddTorrent { source, root, seed: wish.seed, peers: wish.peers };
-    match face.ask(Command::Add(torrent)).await? {
+    match face.ask(Command::Add { torrent, route }).await? {
         Reply::Added(Ok(_)) => {}
         Reply::Added(Err(why)) => return Err(Problem::conflict("not-added", why)),
         _ => return Err(unexpected()),

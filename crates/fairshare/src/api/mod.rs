@@ -1,6 +1,7 @@
 //! The HTTP API: the only door to a running node, for the page, the command line and programs alike.
 
 mod chain;
+mod circuits;
 mod client;
 mod door;
 mod downloads;
@@ -12,6 +13,7 @@ mod page;
 mod problem;
 mod server;
 mod tokens;
+mod trust;
 
 pub(crate) use client::Client;
 pub(crate) use events::EventLog;

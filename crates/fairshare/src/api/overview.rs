@@ -13,20 +13,31 @@ use axum::extract::State;
 use fairshare_crypto::PublicKey;
 use fairshare_ledger::HalfBlock;
 use fairshare_ledger::bandwidth::Bandwidth;
-use fairshare_node::{Command, Reply};
+use fairshare_node::{Command, Reply, Route};
 use fairshare_swarm::{ConnectionStatus, TorrentStatus};
+use fairshare_tunnel::{CircuitStatus, CircuitUse};
 use serde_json::{Value as Json, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Rows of each table: what a person looks through, and what keeps the answer small.
 const ROWS_MAX: usize = 60;
+/// Keys of each node's view of reputation.
+const REPUTATIONS_EACH: usize = 4;
 /// Newest own blocks that are taken from each node.
 const BLOCKS_EACH: u32 = 10;
 
 /// The whole view.
 pub(crate) async fn show(State(api): State<Arc<Api>>) -> Result<Body<Json>, Problem> {
-    let names = Names(api.faces.iter().map(|face| (face.public_key, face.name.clone())).collect());
+    let mut names = Names {
+        identities: api.faces.iter().map(|face| (face.public_key, face.name.clone())).collect(),
+        tunnels: BTreeMap::new(),
+    };
+    for face in &api.faces {
+        if let Ok(node) = status_of(face).await {
+            names.tunnels.insert(node.tunnel_key, face.name.clone());
+        }
+    }
     let mut view = View::default();
     for face in &api.faces {
         // A node that stops in the middle of this shows as stopped.
@@ -39,11 +50,19 @@ pub(crate) async fn show(State(api): State<Arc<Api>>) -> Result<Body<Json>, Prob
 }
 
 /// What the nodes are called: by name in the demo, else by the end of their key.
-struct Names(BTreeMap<PublicKey, String>);
+struct Names {
+    identities: BTreeMap<PublicKey, String>,
+    /// Only of the nodes behind this API: the demo shows what no real page could know.
+    tunnels: BTreeMap<PublicKey, String>,
+}
 
 impl Names {
     fn of(&self, key: &PublicKey) -> String {
-        self.0.get(key).filter(|name| !name.is_empty()).cloned().unwrap_or_else(|| short_key(key))
+        self.identities.get(key).filter(|name| !name.is_empty()).cloned().unwrap_or_else(|| short_key(key))
+    }
+
+    fn of_tunnel(&self, key: &PublicKey) -> String {
+        self.tunnels.get(key).filter(|name| !name.is_empty()).cloned().unwrap_or_else(|| short_key(key))
     }
 }
 
@@ -54,6 +73,9 @@ struct View {
     accounts: Vec<Json>,
     blocks: Vec<(u64, Json)>,
     refusals: Vec<(u64, Json)>,
+    circuits: Vec<Json>,
+    payouts: Vec<Json>,
+    reputation: Vec<Json>,
     forkers: BTreeSet<String>,
     peers: usize,
     given: i128,
@@ -107,9 +129,18 @@ impl View {
         let mut row = status(face, &node);
         row["name"] = json!(label(face));
         row["state"] = json!("up");
-        row["downloads"] = torrents.iter().map(|torrent| forms::download(torrent, face)).collect();
+        row["downloads"] = torrents.iter().map(|(torrent, route)| forms::download(torrent, *route, face)).collect();
+        self.circuits.extend(self.circuit_rows(face, names).await?);
+        self.reputation.extend(reputation_rows(face, names).await?);
         self.nodes.push(row);
         Ok(())
+    }
+
+    /// The node's circuits as drawn paths, those for payment left out: they have one hop and say nothing.
+    async fn circuit_rows(&self, face: &Face, names: &Names) -> Result<Vec<Json>, Problem> {
+        let Reply::Circuits(circuits) = face.ask(Command::Circuits).await? else { return Err(unexpected()) };
+        let shown = circuits.iter().filter(|one| one.purpose != CircuitUse::Settlement);
+        Ok(shown.take(ROWS_MAX - self.circuits.len().min(ROWS_MAX)).map(|one| circuit_row(one, face, names)).collect())
     }
 
     fn mark_forkers(&mut self) {
@@ -133,7 +164,8 @@ impl View {
         json!({
             "title": title, "health": health, "nodes": self.nodes, "accounts": self.accounts,
             "transfers": newest(&mut self.transfers), "blocks": newest(&mut self.blocks),
-            "refusals": newest(&mut self.refusals),
+            "refusals": newest(&mut self.refusals), "circuits": self.circuits, "payouts": self.payouts,
+            "reputation": self.reputation,
         })
     }
 }
@@ -147,13 +179,13 @@ fn newest(rows: &mut Vec<(u64, Json)>) -> Vec<Json> {
 
 fn transfers<'a>(
     face: &'a Face,
-    torrents: &'a [TorrentStatus],
+    torrents: &'a [(TorrentStatus, Route)],
     connections: &'a [ConnectionStatus],
     names: &'a Names,
 ) -> impl Iterator<Item = (u64, Json)> + 'a {
     let moving = connections.iter().filter(|one| one.upload_rate > 0 || one.refused && one.peer_interested);
     moving.map(move |one| {
-        let torrent = torrents.iter().find(|torrent| torrent.info_hash == one.torrent);
+        let torrent = torrents.iter().map(|(torrent, _)| torrent).find(|torrent| torrent.info_hash == one.torrent);
         let state = match one {
             one if one.refused => "refused",
             one if one.am_unchoking => "serving",
@@ -167,6 +199,46 @@ fn transfers<'a>(
         });
         (one.upload_rate, row)
     })
+}
+
+fn circuit_row(circuit: &CircuitStatus, face: &Face, names: &Names) -> Json {
+    let mut row = forms::circuit(circuit);
+    let last = circuit.path.len().saturating_sub(1);
+    let (own, end) = match circuit.purpose {
+        CircuitUse::Introduction(_) => ("hidden seeder", "introduction"),
+        CircuitUse::Seeding(_) => ("hidden seeder", "rendezvous"),
+        CircuitUse::Taking(_) => ("hidden taker", "rendezvous"),
+        CircuitUse::Data(_) | CircuitUse::Settlement => ("you", "exit"),
+    };
+    let owner = if face.name.is_empty() { "you".to_owned() } else { face.name.clone() };
+    let first = json!({ "name": owner, "part": own });
+    let hops = circuit.path.iter().enumerate().map(|(at, (key, ..))| {
+        let part = if at == last { end } else { "relay" };
+        json!({ "name": names.of_tunnel(key), "part": part })
+    });
+    row["path"] = std::iter::once(first).chain(hops).collect();
+    row
+}
+
+/// The best few, each with its reason.
+async fn reputation_rows(face: &Face, names: &Names) -> Result<Vec<Json>, Problem> {
+    let Reply::Reputations(best) = face.ask(Command::Reputations(REPUTATIONS_EACH)).await? else {
+        return Err(unexpected());
+    };
+    let mut rows = Vec::new();
+    for one in best {
+        let Reply::Reason(why) = face.ask(Command::Explain(one.key)).await? else { return Err(unexpected()) };
+        let mut row = forms::reason(&why);
+        row["node"] = json!(names.of(&face.public_key));
+        row["peer"] = json!(names.of(&one.key));
+        // As many digits as the error leaves.
+        row["score"] = json!(format!("{:.2}", one.score.value));
+        row["path"] = why.path.iter().map(|key| json!(names.of(key))).collect();
+        row["bottleneck"] = json!(why.bottleneck.map(|(key, _)| names.of(&key)));
+        row["bottleneck_percent"] = json!(why.bottleneck.map_or(0.0, |(_, share)| (share * 100.0).round()));
+        rows.push(row);
+    }
+    Ok(rows)
 }
 
 fn block_row(block: &HalfBlock, answered: bool, names: &Names) -> Json {

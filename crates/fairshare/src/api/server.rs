@@ -3,7 +3,7 @@
 use crate::api::door::{Door, guard};
 use crate::api::events::EventLog;
 use crate::api::problem::Problem;
-use crate::api::{chain, downloads, metrics, node, overview, page, tokens};
+use crate::api::{chain, circuits, downloads, metrics, node, overview, page, tokens, trust};
 use crate::face::{Down, Face};
 use crate::failure::{Failure, Outcome};
 use axum::Router;
@@ -12,7 +12,7 @@ use axum::extract::{DefaultBodyLimit, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use fairshare_node::{Command, Reply};
 use serde::Deserialize;
 use serde_json::Value as Json;
@@ -134,6 +134,13 @@ fn router(api: Arc<Api>, door: Arc<Door>) -> Router {
         .route("/chain/{key}", get(chain::show))
         .route("/chain/{key}/verify", get(chain::verify))
         .route("/chain/{key}/{number}/linked", get(chain::linked))
+        .route("/circuits", get(circuits::list).post(circuits::build))
+        .route("/circuits/{circuit}", delete(circuits::close))
+        .route("/circuits/groups/{group}", delete(circuits::close_group))
+        .route("/circuits/groups/{group}/test", post(circuits::test))
+        .route("/relay", get(circuits::relay).patch(circuits::set_relay))
+        .route("/trust", get(trust::list))
+        .route("/trust/{key}", get(trust::explain))
         .route("/overview", get(overview::show))
         .route("/events", get(events));
     page::routes()

@@ -1,9 +1,11 @@
 //! The commands that talk to a running node: each a few calls of the API and one printed value.
 
 mod chain;
+mod circuits;
 mod one_shot;
 mod tokens;
 mod torrents;
+mod trust;
 
 pub(crate) use one_shot::{get, seed};
 
@@ -64,7 +66,9 @@ pub(crate) fn config(command: &ConfigCommand) -> Outcome {
 }
 
 pub(crate) use chain::run as chain;
+pub(crate) use circuits::{relay, run as circuits};
 pub(crate) use tokens::run as tokens;
+pub(crate) use trust::run as trust;
 pub(crate) use torrents::{add, list, pause, remove, resume};
 
 /// A text field of an answer.
@@ -79,6 +83,11 @@ fn amount(json: &Json, name: &str) -> u64 {
 
 fn tokens_of(json: &Json, name: &str) -> String {
     show::tokens(json[name].as_str().and_then(|text| text.parse().ok()).unwrap_or(0))
+}
+
+/// The end of a key: its start is the same for all.
+fn short(key: &str) -> &str {
+    key.get(key.len().saturating_sub(8)..).unwrap_or(key)
 }
 
 /// One line for each item of a list, or a word when it is empty.

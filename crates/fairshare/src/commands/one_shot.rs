@@ -13,7 +13,7 @@ use crate::show;
 use crate::standing::{Setup, Standing};
 use crate::wanted::Wanted;
 use serde_json::{Value as Json, json};
-use std::net::SocketAddrV4;
+use std::net::{SocketAddr, SocketAddrV4};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -27,7 +27,7 @@ pub(crate) fn get(args: &Get) -> Outcome {
     let done = match running(&args.client)? {
         Some(client) => fetch(&client, &wanted, args.to.as_deref(), args, patience)?,
         None => {
-            let standing = temporary(&args.client.data, None)?;
+            let standing = temporary(&args.client.data, None, &args.nodes)?;
             let to = args.to.as_deref().unwrap_or(here);
             let done = fetch(&standing.client(), &wanted, Some(to), args, patience);
             standing.stop();
@@ -47,7 +47,7 @@ fn fetch(
     args: &Get,
     patience: Option<Duration>,
 ) -> Outcome<Json> {
-    let added = client.post("/api/v1/downloads", &wanted.request(to, false, &args.peers)?)?;
+    let added = client.post("/api/v1/downloads", &wanted.request(to, false, &args.peers, args.way)?)?;
     wait(client, text(&added, "infohash"), patience)
 }
 
@@ -132,7 +132,7 @@ fn given_up(download: &Json) -> Failure {
 
 pub(crate) fn seed(args: &Seed) -> Outcome {
     let wanted = Wanted::read(&args.torrent.to_string_lossy())?;
-    let request = wanted.request(Some(&args.from), true, &args.peers)?;
+    let request = wanted.request(Some(&args.from), true, &args.peers, args.way)?;
     if let Some(client) = running(&args.client)? {
         let added = client.post("/api/v1/downloads", &request)?;
         let seeding = settle(&client, text(&added, "infohash"), &args.from)?;
@@ -142,7 +142,7 @@ pub(crate) fn seed(args: &Seed) -> Outcome {
         return Ok(());
     }
     let interrupt = Interrupt::listen()?;
-    let standing = temporary(&args.client.data, args.listen)?;
+    let standing = temporary(&args.client.data, args.listen, &args.nodes)?;
     let client = standing.client();
     let seeding = client
         .post("/api/v1/downloads", &request)
@@ -203,10 +203,14 @@ fn running(options: &crate::cli::Client) -> Outcome<Option<Client>> {
 }
 
 /// A node for this command alone. Its data folder is a temporary one unless one is named.
-fn temporary(data: &Option<std::path::PathBuf>, listen: Option<SocketAddrV4>) -> Outcome<Standing> {
+fn temporary(
+    data: &Option<std::path::PathBuf>,
+    listen: Option<SocketAddrV4>,
+    nodes: &[SocketAddr],
+) -> Outcome<Standing> {
     let listen = listen.unwrap_or(SocketAddrV4::new(std::net::Ipv4Addr::UNSPECIFIED, 0));
     let flags = [("listen", listen.to_string()), ("api", "127.0.0.1:0".to_owned())];
     let file = data.as_ref().map_or_else(|| "/dev/null".into(), |data| Folder::at(data.clone()).config());
     let layered = Layered::load(&file, |name| std::env::var(name).ok(), &flags)?;
-    Standing::start(Setup { data: data.clone(), layered, peers: Vec::new(), passphrase: None })
+    Standing::start(Setup { data: data.clone(), layered, peers: nodes.to_vec(), passphrase: None })
 }

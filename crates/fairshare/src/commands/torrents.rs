@@ -12,7 +12,8 @@ use serde_json::Value as Json;
 pub(crate) fn add(args: &Add) -> Outcome {
     let wanted = Wanted::read(&args.torrent)?;
     let client = Client::find(&args.client)?;
-    let added = client.post("/api/v1/downloads", &wanted.request(args.to.as_deref(), false, &args.peers)?)?;
+    let request = wanted.request(args.to.as_deref(), false, &args.peers, args.way)?;
+    let added = client.post("/api/v1/downloads", &request)?;
     if args.wait {
         let done = super::one_shot::wait(&client, text(&added, "infohash"), None)?;
         print::one(args.client.json, &done, || format!("{} is complete", text(&done, "name")));

@@ -1,0 +1,221 @@
+//! An originator without an engine, which sends whatever a test wants over a circuit of one hop; and what the hop may not
+//! be talked into.
+
+use crate::world::{HOST, OURS, World, datagram, exit, plain};
+use bytes::Bytes;
+use fairshare_crypto::{Rng, SecretKey};
+use fairshare_tunnel::CircuitId;
+use fairshare_tunnel::handshake::{HopKeys, Initiator, hop_keys, respond};
+use fairshare_tunnel::layer::{OriginatorLayer, Sealer};
+use fairshare_tunnel::wire::{Body, CELL_HEADER_LEN, CellHeader, Exchange, Message, NOWHERE};
+use fairshare_wire::Address;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+const COUNTER: usize = 8;
+
+struct Puppet {
+    key: SecretKey,
+    address: SocketAddr,
+    hop: usize,
+    circuit: CircuitId,
+    shared: [u8; 64],
+    layer: OriginatorLayer,
+    rng: Rng,
+    /// Datagrams of the tap that were read.
+    read: usize,
+}
+
+impl Puppet {
+    /// Builds a circuit to a node.
+    fn join(world: &mut World, hop: usize) -> Self {
+        world.tap.recording = true;
+        let mut rng = Rng::from_seed([99; 32]);
+        let key = SecretKey::generate(&mut rng);
+        let (initiator, circuit) = (Initiator::new(&mut rng), CircuitId(4_711));
+        let address: SocketAddr = "198.51.100.7:7000".parse().expect("an address");
+        let message = Message::Create { ident: 5, key: key.public(), point: initiator.point() };
+        let header = CellHeader { community: OURS, circuit, plaintext: true, relay_early: true };
+        let cell = [header.to_bytes().as_slice(), &message.to_bytes()].concat();
+        world.inject(address, world.nodes[hop].address, cell.into());
+        world.run(Duration::from_millis(50));
+        let (.., answer) = world.tap.datagrams.iter().find(|(_, to, _)| *to == address).expect("CREATED");
+        let (_, message) = CellHeader::parse(answer).expect("a cell");
+        let Ok(Some(Message::Created(Exchange { point, auth, .. }))) = Message::parse(message) else {
+            panic!("CREATED");
+        };
+        let shared = initiator.shared_secret(&world.key(hop), &point, &auth).expect("the hop's keys");
+        let layer = OriginatorLayer::new(hop_keys(&shared), &mut rng);
+        let read = world.tap.datagrams.len();
+        Self { key, address, hop, circuit, shared, layer, rng, read }
+    }
+
+    fn header(&self, relay_early: bool) -> Vec<u8> {
+        CellHeader { community: OURS, circuit: self.circuit, plaintext: false, relay_early }
+            .to_bytes()
+            .to_vec()
+    }
+
+    /// Sends a message and returns the answers.
+    fn ask(&mut self, world: &mut World, message: &[u8], early: bool) -> Vec<Message> {
+        let mut cell = self.header(early);
+        cell.resize(CELL_HEADER_LEN + COUNTER, 0);
+        cell.extend_from_slice(message);
+        self.layer.seal(&mut cell, CELL_HEADER_LEN);
+        world.inject(self.address, world.nodes[self.hop].address, cell.into());
+        world.run(Duration::from_millis(200));
+        self.answers(world)
+    }
+
+    fn answers(&mut self, world: &World) -> Vec<Message> {
+        let new = world.tap.datagrams[self.read..].iter().filter(|(_, to, _)| *to == self.address);
+        let cells: Vec<Bytes> = new.map(|(.., bytes)| bytes.slice(CELL_HEADER_LEN..)).collect();
+        self.read = world.tap.datagrams.len();
+        let opened = cells.iter().map(|cell| self.layer.open(&mut cell.to_vec()).expect("for us").to_vec());
+        opened.map(|plain| Message::parse(&plain).expect("well formed").expect("known")).collect()
+    }
+
+    fn extend(&mut self, world: &World, to: usize) -> Message {
+        Message::Extend {
+            ident: 9,
+            key: world.key(to),
+            point: Initiator::new(&mut self.rng).point(),
+            address: world.nodes[to].address,
+        }
+    }
+}
+
+fn data(to: SocketAddr) -> Message {
+    let (destination, origin) = (Address::Ip(to), Address::Ip(NOWHERE));
+    Message::Data(Body { destination, origin, data: datagram(1, 100).into() })
+}
+
+fn town() -> World {
+    World::new(vec![plain(&[OURS]), exit(&[OURS]), plain(&[OURS])])
+}
+
+fn is_extended(answers: &[Message]) -> bool {
+    matches!(answers, [Message::Extended(Exchange { ident: 9, .. })])
+}
+
+//= spec/tunnels.md#message-ids-py-ipv8-210--321
+#[test]
+fn a_ping_is_answered_whatever_stands_behind_it_and_a_test_gets_its_bytes() {
+    let mut world = town();
+    let mut puppet = Puppet::join(&mut world, 1);
+    let mut ping = Message::Ping { ident: 77 }.to_bytes();
+    ping.resize(900, 0);
+    assert_eq!(puppet.ask(&mut world, &ping, false), [Message::Pong { ident: 77 }]);
+    let test = Message::TestRequest { ident: 3, response_size: 1_234, data: Bytes::from_static(b"x") };
+    let answers = puppet.ask(&mut world, &test.to_bytes(), false);
+    assert!(matches!(&answers[..], [Message::TestResponse { ident: 3, data }] if data.len() == 1_234));
+    assert!(puppet.ask(&mut world, &[200, 1, 2, 3], false).is_empty(), "an unknown message is ignored");
+}
+
+//= spec/tunnels.md#relay_early
+#[test]
+fn only_an_early_cell_extends_and_only_to_an_address_that_can_be() {
+    let mut world = town();
+    let mut puppet = Puppet::join(&mut world, 1);
+    let extend = puppet.extend(&world, 2);
+    assert!(puppet.ask(&mut world, &extend.to_bytes(), false).is_empty());
+    for address in ["0.0.0.0:7000", "127.3.0.1:0", "224.0.0.1:7000", "127.2.0.1:7000"] {
+        let Message::Extend { ident, key, point, .. } = extend.clone() else { panic!("EXTEND") };
+        let address = address.parse().expect("an address");
+        let strange = Message::Extend { ident, key, point, address };
+        let before = world.tap.datagrams.len();
+        assert!(puppet.ask(&mut world, &strange.to_bytes(), true).is_empty());
+        assert_eq!(world.tap.datagrams.len(), before, "{address}");
+    }
+    assert!(is_extended(&puppet.ask(&mut world, &extend.to_bytes(), true)));
+}
+
+//= spec/tunnels.md#14-state-machines
+#[test]
+fn a_circuit_that_does_something_is_not_extended() {
+    let cookie = Message::EstablishRendezvous { ident: 1, cookie: [1; 20] };
+    let seeder = SecretKey::generate(&mut Rng::from_seed([3; 32])).public();
+    let introduction = Message::EstablishIntro { ident: 1, info_hash: [2; 20], seeder };
+    for first in [data(HOST), cookie, introduction] {
+        let mut world = town();
+        let mut puppet = Puppet::join(&mut world, 1);
+        puppet.ask(&mut world, &first.to_bytes(), false);
+        let extend = puppet.extend(&world, 2);
+        assert!(puppet.ask(&mut world, &extend.to_bytes(), true).is_empty(), "after {first:?}");
+        assert_eq!(world.refused(1, "extend of a circuit that does something else"), 1);
+    }
+}
+
+//= spec/tunnels.md#5-building-a-circuit
+#[test]
+fn a_circuit_is_extended_within_a_minute_or_not_at_all() {
+    for (wait, extended) in [(50, true), (70, false)] {
+        let mut world = town();
+        let mut puppet = Puppet::join(&mut world, 1);
+        for _ in 0..wait / 10 {
+            world.run(Duration::from_secs(10));
+            puppet.ask(&mut world, &Message::Ping { ident: 1 }.to_bytes(), false);
+        }
+        let extend = puppet.extend(&world, 2);
+        assert_eq!(is_extended(&puppet.ask(&mut world, &extend.to_bytes(), true)), extended, "{wait} s");
+    }
+}
+
+//= spec/tunnels.md#without-breaking-the-wire-required-of-our-node
+#[test]
+fn only_the_hop_that_was_asked_answers_an_extension() {
+    let mut world = town();
+    let mut puppet = Puppet::join(&mut world, 1);
+    world.nodes[2].offline = true;
+    let extend = puppet.extend(&world, 2);
+    puppet.ask(&mut world, &extend.to_bytes(), true);
+    let (relay, asked) = (world.nodes[1].address, world.nodes[2].address);
+    let (.., create) = world.tap.datagrams.iter().rfind(|(_, to, _)| *to == asked).expect("CREATE").clone();
+    let (header, message) = CellHeader::parse(&create).expect("a cell");
+    let Ok(Some(Message::Create { ident, point, .. })) = Message::parse(message) else { panic!("CREATE") };
+    let response = respond(&puppet.key, &mut puppet.rng, &point).expect("a point");
+    let answer = |ident, circuit| -> Bytes {
+        let exchange = Exchange {
+            ident,
+            point: response.point,
+            auth: response.auth,
+            candidates: Bytes::from(vec![0; 25]),
+        };
+        let header = CellHeader { circuit, ..header };
+        [header.to_bytes().as_slice(), &Message::Created(exchange).to_bytes()].concat().into()
+    };
+    for (from, ident, circuit) in [
+        (puppet.address, ident, header.circuit),
+        (asked, ident ^ 1, header.circuit),
+        (asked, ident, CircuitId(header.circuit.0 ^ 1)),
+        (asked, ident, puppet.circuit),
+    ] {
+        world.inject(from, relay, answer(ident, circuit));
+        world.run(Duration::from_millis(100));
+        assert!(puppet.answers(&world).is_empty());
+    }
+    world.inject(asked, relay, answer(ident, header.circuit));
+    world.run(Duration::from_millis(100));
+    assert!(is_extended(&puppet.answers(&world)));
+}
+
+//= spec/tunnels.md#without-breaking-the-wire-required-of-our-node
+#[test]
+fn an_originator_that_repeats_its_counter_is_borne_for_a_while() {
+    let mut world = town();
+    let mut puppet = Puppet::join(&mut world, 1);
+    let mut answered = 0;
+    for ident in 0..100 {
+        // A key cannot be copied; it is derived anew.
+        let HopKeys { forward, .. } = hop_keys(&puppet.shared);
+        let mut sealer = Sealer::starting_at(forward, 2);
+        let mut cell = puppet.header(false);
+        cell.resize(CELL_HEADER_LEN + COUNTER, 0);
+        cell.extend_from_slice(&Message::Ping { ident }.to_bytes());
+        sealer.seal(&mut cell, CELL_HEADER_LEN);
+        world.inject(puppet.address, world.nodes[1].address, cell.into());
+        world.run(Duration::from_millis(50));
+        answered += puppet.answers(&world).len();
+    }
+    assert_eq!(answered, 65, "the first, and 64 repeats");
+}
