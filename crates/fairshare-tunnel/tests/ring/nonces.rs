@@ -4,7 +4,7 @@ use crate::world::{GROUP, HOST, World, datagram, spec};
 use fairshare_tunnel::GroupSpec;
 use std::time::Duration;
 
-/// Cells of the normal test; the campaign sets `FAIRSHARE_TUNNEL_CELLS`.
+/// Cells of each hop and direction in the normal test; the campaign sets `FAIRSHARE_TUNNEL_CELLS`.
 const CELLS: u64 = 100_000;
 
 //= spec/tunnels.md#4-encryption-of-a-layer
@@ -14,7 +14,8 @@ fn no_key_seals_twice_with_one_counter() {
         std::env::var("FAIRSHARE_TUNNEL_CELLS").ok().and_then(|text| text.parse().ok()).unwrap_or(CELLS);
     let mut world = World::town(4, 2);
     let mut number = 0;
-    while world.tap.layers < wanted {
+    // Three hops seal forward for the originator, and backward for themselves.
+    while world.tap.layers < 6 * wanted {
         // Circuits come and go, so that handshakes are among the cells, also interrupted ones.
         world.nodes[0].events.clear();
         world.loss_per_mille = 0;
