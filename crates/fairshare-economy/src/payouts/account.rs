@@ -52,6 +52,8 @@ pub(super) struct Account {
 
     /// What we owe at most by our own measure, class 0.
     pub(super) cap: u64,
+    /// The most that one metering period added to it.
+    pub(super) peak: u64,
     /// What the neighbour says it measured. May fall.
     pub(super) told: u64,
     /// What we owe by classes 1, 2 and 3.
@@ -117,9 +119,16 @@ impl Account {
         self.forgiven = false;
     }
 
+    /// A restart loses what was carried in the metering period under way, at most: so much more is believed.
+    //= spec/payouts.md#33-iou
+    pub(super) fn allow_for_lost_period(&mut self) {
+        self.cap = self.cap.saturating_add(self.peak);
+    }
+
     /// What a neighbour without a payment key and we owe each other moves here when it shows one.
     pub(super) fn absorb(&mut self, unbound: Self) {
         self.cap = self.cap.saturating_add(unbound.cap);
+        self.peak = self.peak.max(unbound.peak);
         self.claim = self.claim.saturating_add(unbound.claim);
         for (mine, more) in self.extra.iter_mut().zip(unbound.extra) {
             *mine = mine.saturating_add(more);

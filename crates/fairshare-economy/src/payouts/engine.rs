@@ -18,8 +18,6 @@ use std::time::Duration;
 
 /// How long a failed write waits for the next try.
 const WRITE_RETRY: Duration = Duration::from_secs(5);
-/// What was metered is written that long after the first report of a period: all its reports together.
-const RECORD_DELAY: Duration = Duration::from_secs(1);
 
 /// What is to be looked at when its time comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -70,7 +68,7 @@ pub(super) struct Neighbour {
 #[derive(Debug, Default)]
 struct Write {
     accounts: BTreeSet<PublicKey>,
-    bindings: BTreeSet<PublicKey>,
+    neighbours: BTreeSet<PublicKey>,
     then: Vec<PayoutsOutput>,
 }
 
@@ -94,7 +92,8 @@ pub struct Payouts {
     pub(super) settle_at: BTreeMap<PublicKey, u64>,
     /// Accounts that changed since they were written.
     pub(super) dirty: BTreeSet<PublicKey>,
-    pub(super) dirty_bindings: BTreeSet<PublicKey>,
+    /// Neighbours whose payment key, or whose account without one, changed.
+    pub(super) dirty_neighbours: BTreeSet<PublicKey>,
     writes: BTreeMap<u64, Write>,
     failed: Vec<Write>,
     next_ticket: u64,
@@ -131,7 +130,7 @@ impl Payouts {
             timers: Timers::default(),
             settle_at: BTreeMap::new(),
             dirty: BTreeSet::new(),
-            dirty_bindings: BTreeSet::new(),
+            dirty_neighbours: BTreeSet::new(),
             writes: BTreeMap::new(),
             failed: Vec::new(),
             next_ticket: 1,
@@ -161,6 +160,9 @@ impl Payouts {
                     self.accounts.entry(peer).or_default().neighbour = Some(tunnel);
                 }
             }
+            Some(RecordKey::Unbound(tunnel)) => {
+                let _ = restore_account(&mut self.neighbours.entry(tunnel).or_default().unbound, value);
+            }
             None => {}
         }
     }
@@ -171,9 +173,15 @@ impl Payouts {
             if let Some(account) = self.accounts.get_mut(&peer) {
                 account.forget_settled(now.unix_ms);
                 account.followed = true;
+                account.allow_for_lost_period();
             }
             self.plan_settlement(now, &peer);
             self.plan_iou(now, &peer);
+        }
+        let unbound = self.neighbours.iter().filter(|(_, neighbour)| neighbour.peer.is_none());
+        let unbound: Vec<_> = unbound.map(|(tunnel, _)| *tunnel).collect();
+        for tunnel in unbound {
+            self.show_key_soon(now, &tunnel);
         }
         let end = self.boundary_ms(self.epoch(now).saturating_add(1));
         self.timers.set(Timer::Epoch, at(now, end));
@@ -336,29 +344,32 @@ impl Payouts {
         self.write_dirty(vec![link_send(neighbour, message)]);
     }
 
-    /// Arranges that what was metered is written soon.
+    /// Arranges that what was metered is written as soon as all reports of this moment are in.
     pub(super) fn record_soon(&mut self, now: Now) {
-        if !self.dirty.is_empty() {
-            self.timers.set_if_none(Timer::Record, now.mono + RECORD_DELAY);
+        if !self.dirty.is_empty() || !self.dirty_neighbours.is_empty() {
+            self.timers.set_if_none(Timer::Record, now.mono);
         }
     }
 
     fn write_dirty(&mut self, then: Vec<PayoutsOutput>) {
         let accounts = std::mem::take(&mut self.dirty);
-        let bindings = std::mem::take(&mut self.dirty_bindings);
-        self.write(Write { accounts, bindings, then });
+        let neighbours = std::mem::take(&mut self.dirty_neighbours);
+        self.write(Write { accounts, neighbours, then });
     }
 
     fn write(&mut self, write: Write) {
         let accounts = write.accounts.iter().filter_map(|peer| {
             let account = self.accounts.get(peer)?;
-            Some(RecordKey::Account(*peer).record(encode_account(account)))
+            Some(RecordKey::Account(*peer).record(Some(encode_account(account))))
         });
-        let bindings = write.bindings.iter().filter_map(|tunnel| {
-            let neighbour = self.neighbours.get(tunnel)?;
-            Some(RecordKey::Binding(*tunnel).record(encode_binding(&neighbour.peer?, neighbour.epoch)))
+        let neighbours = write.neighbours.iter().flat_map(|tunnel| {
+            let neighbour = self.neighbours.get(tunnel);
+            let binding = neighbour.and_then(|it| Some(encode_binding(&it.peer?, it.epoch)));
+            let unbound = neighbour.filter(|it| it.peer.is_none() && it.unbound.since.is_some());
+            let unbound = unbound.map(|it| encode_account(&it.unbound));
+            [RecordKey::Binding(*tunnel).record(binding), RecordKey::Unbound(*tunnel).record(unbound)]
         });
-        let records: Vec<_> = accounts.chain(bindings).collect();
+        let records: Vec<_> = accounts.chain(neighbours).collect();
         if records.is_empty() {
             // What it depends on may still be on its way to the disk.
             let earlier = self.writes.values_mut().next_back().or_else(|| self.failed.last_mut());

@@ -166,8 +166,11 @@ impl Payouts {
             self.event(event);
         }
         // Who never shows a key is served a limit's worth in each epoch, out of the pool.
-        for neighbour in self.neighbours.values_mut().filter(|neighbour| neighbour.peer.is_none()) {
-            neighbour.unbound = super::account::Account::default();
+        for (tunnel, neighbour) in self.neighbours.iter_mut().filter(|(_, it)| it.peer.is_none()) {
+            if neighbour.unbound.since.is_some_and(|since| since < ended) {
+                neighbour.unbound = super::account::Account::default();
+                self.dirty_neighbours.insert(*tunnel);
+            }
         }
         let tunnels: Vec<_> = self.neighbours.keys().copied().collect();
         for tunnel in tunnels {

@@ -102,13 +102,14 @@ impl Payouts {
             account.neighbour = Some(*tunnel);
             account.absorb(unbound);
             self.dirty.insert(bind.key);
-            self.dirty_bindings.insert(*tunnel);
+            self.dirty_neighbours.insert(*tunnel);
             self.event(PayoutsEvent::Bound { neighbour: *tunnel, peer: bind.key });
             self.plan_settlement(now, &bind.key);
         }
         // It may not know ours: it has restarted, or our message was lost.
         self.show_key(now, tunnel);
         self.plan_iou(now, &bind.key);
+        self.record_soon(now);
     }
 
     /// Arranges for the next IOU: soon if much is new, else after the interval, with a random delay.

@@ -16,6 +16,11 @@ pub(super) struct Meter {
 }
 
 impl Meter {
+    /// The bytes of the period under way, rounded up.
+    const fn period(&self) -> u64 {
+        round_up(self.bytes)
+    }
+
     /// The metered bytes that `bytes` more make: all of a period together are rounded up.
     pub(super) fn add(&mut self, now: Instant, bytes: u64) -> u64 {
         if self.at != Some(now) {
@@ -69,6 +74,7 @@ impl Payouts {
                 self.pass_on(now, &peer);
                 self.plan_iou(now, &peer);
             } else {
+                self.dirty_neighbours.insert(neighbour);
                 self.show_key_soon(now, &neighbour);
             }
         }
@@ -100,11 +106,13 @@ impl Payouts {
     fn owe(&mut self, now: Now, to: &PublicKey, carried: &Carried) {
         let Some(neighbour) = self.neighbour(now, to) else { return };
         let bytes = neighbour.meter_to.add(now.mono, carried.to_bytes);
+        let period = neighbour.meter_to.period();
         let epoch = self.epoch(now);
         let Some(account) = self.account_of(to) else { return };
         account.touch(epoch);
         if carried.end != CarriedEnd::Rendezvous {
             account.cap = account.cap.saturating_add(bytes.saturating_mul(cap(carried)));
+            account.peak = account.peak.max(period.saturating_mul(cap(carried)));
             if carried.from.is_none() && carried.hidden {
                 let [hidden, ..] = &mut account.extra;
                 *hidden = hidden.saturating_add(bytes.saturating_mul(RATE_HIDDEN));

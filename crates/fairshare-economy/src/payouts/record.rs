@@ -15,6 +15,7 @@ pub const PAYOUT_RECORD_KINDS: [RecordKind; 1] = [RECORDS];
 const VERSION: u8 = 1;
 const KEY_ACCOUNT: u8 = b'a';
 const KEY_BINDING: u8 = b'b';
+const KEY_UNBOUND: u8 = b'u';
 
 /// Whose record a key names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +24,8 @@ pub(super) enum RecordKey {
     Account(PublicKey),
     /// The payment key of a tunnel key.
     Binding(PublicKey),
+    /// The account with a tunnel key that has no payment key yet.
+    Unbound(PublicKey),
 }
 
 impl RecordKey {
@@ -32,24 +35,32 @@ impl RecordKey {
         match *kind {
             KEY_ACCOUNT => Some(Self::Account(peer)),
             KEY_BINDING => Some(Self::Binding(peer)),
+            KEY_UNBOUND => Some(Self::Unbound(peer)),
             _ => None,
         }
     }
 
-    pub(super) fn record(&self, value: Vec<u8>) -> Record {
+    /// The record with this value; `None` deletes it.
+    pub(super) fn record(&self, value: Option<Vec<u8>>) -> Record {
         let (kind, peer) = match self {
             Self::Account(peer) => (KEY_ACCOUNT, peer),
             Self::Binding(peer) => (KEY_BINDING, peer),
+            Self::Unbound(peer) => (KEY_UNBOUND, peer),
         };
         let key = [&[kind], peer.as_bytes().as_slice()].concat();
-        Record { kind: RECORDS, key, value: Some(value) }
+        Record { kind: RECORDS, key, value }
     }
 }
 
 /// The part of an account that no block shows.
 pub(super) fn encode_account(account: &Account) -> Vec<u8> {
     let mut out = Writer::new();
-    out.u8(VERSION).u64(account.cap).u64(account.told).u64(account.claim).u64(account.reported);
+    out.u8(VERSION)
+        .u64(account.cap)
+        .u64(account.peak)
+        .u64(account.told)
+        .u64(account.claim)
+        .u64(account.reported);
     let lists = [&account.extra[..], &account.iou, &account.held, &account.divided];
     for number in lists.into_iter().flatten() {
         out.u64(*number);
@@ -69,6 +80,7 @@ pub(super) fn restore_account(account: &mut Account, bytes: &[u8]) -> Result<(),
     }
     let mut read = Account {
         cap: input.u64()?,
+        peak: input.u64()?,
         told: input.u64()?,
         claim: input.u64()?,
         reported: input.u64()?,
@@ -121,6 +133,7 @@ mod tests {
             let [cap, told, claim, reported, a, b, c, d, e, f, g, h, i, j, k, l] = numbers;
             let account = Account {
                 cap, told, claim, reported,
+                peak: a ^ b,
                 extra: [a, b, c], iou: [d, e, f, g], held: [h, i, j, k], divided: [l, 1, 2],
                 since: Some(small[0] / 2), active: small[1], owing_since: None, short: 2,
                 agreed: agreed.map(|(epoch, index, k)| Payment { epoch: epoch / 2, index, k }),
@@ -139,8 +152,8 @@ mod tests {
     #[test]
     fn keys_name_their_record() {
         let peer = PublicKey::from_bytes([3; KEY_LEN]);
-        for key in [RecordKey::Account(peer), RecordKey::Binding(peer)] {
-            assert_eq!(RecordKey::parse(&key.record(Vec::new()).key), Some(key));
+        for key in [RecordKey::Account(peer), RecordKey::Binding(peer), RecordKey::Unbound(peer)] {
+            assert_eq!(RecordKey::parse(&key.record(None).key), Some(key));
         }
         assert_eq!(RecordKey::parse(b"x"), None);
         assert_eq!(decode_binding(&encode_binding(&peer, 7)), Ok((peer, 7)));
