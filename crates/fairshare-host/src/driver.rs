@@ -5,10 +5,12 @@
 
 use crate::clock::Clock;
 use crate::disk::DiskPool;
+use crate::exit::{Exits, Fetcher, Resolver};
 use crate::http::HttpPool;
 use crate::inbox::{Inbox, Message};
 use crate::lock::DataLock;
-use crate::net::{Connection, DatagramSender, dial};
+use crate::net::{BatchSender, Connection, Lane, dial};
+use crate::socks::Associations;
 use crate::store::{SqliteStore, StoreWriter};
 use fairshare_node::{Event, Input, Node, Output, Reply};
 use fairshare_swarm::{Request, StreamId};
@@ -36,7 +38,13 @@ pub(crate) struct Driver {
     pub(crate) writer: StoreWriter,
     pub(crate) disk: Arc<DiskPool>,
     pub(crate) http: Arc<HttpPool>,
-    pub(crate) datagrams: DatagramSender,
+    pub(crate) resolver: Resolver,
+    pub(crate) fetcher: Fetcher,
+    /// The node's own socket: its sending side, and the lane of what it received.
+    pub(crate) datagrams: BatchSender,
+    pub(crate) lane: Arc<Lane>,
+    pub(crate) exits: Exits,
+    pub(crate) associations: Associations,
     pub(crate) events: broadcast::Sender<Event>,
     pub(crate) inbox: Arc<Inbox>,
     pub(crate) clock: Clock,
@@ -91,9 +99,32 @@ impl Driver {
     fn take(&mut self, message: Message) {
         match message {
             Message::Datagrams(datagrams) => {
-                self.datagrams.handled(datagrams.len());
+                self.lane.handled(datagrams.len());
                 for (from, bytes) in &datagrams {
                     self.give(Input::Datagram(*from, bytes));
+                }
+            }
+            Message::ExitDatagrams(exit, datagrams, lane) => {
+                if self.exits.handled(&lane, exit, datagrams.len()) {
+                    for (from, bytes) in &datagrams {
+                        self.give(Input::ExitDatagram(exit, *from, bytes));
+                    }
+                }
+            }
+            Message::Associated(id, hops, port) => {
+                self.associations.open(id, *port);
+                self.give(Input::Associated(id, hops));
+            }
+            Message::AssociationDatagrams(id, sent, lane) => {
+                if self.associations.handled(&lane, id, sent.len()) {
+                    for (to, bytes) in sent {
+                        self.give(Input::AssociationDatagram(id, to, &bytes));
+                    }
+                }
+            }
+            Message::Dissociated(id) => {
+                if self.associations.close(id) {
+                    self.give(Input::Dissociated(id));
                 }
             }
             Message::Accepted(stream, from) => {
@@ -145,13 +176,23 @@ impl Driver {
     fn drain(&mut self) {
         while let Some(output) = self.node.poll() {
             match output {
-                Output::Transmit(to, bytes) => self.datagrams.send(to, &bytes),
+                Output::Transmit(to, bytes) => self.datagrams.send(to, bytes),
                 Output::Connect(id, to) => self.links.connect(id, to),
                 Output::Write(id, bytes) => self.links.write(id, bytes),
                 Output::Close(id) => self.links.close(id),
                 Output::Persist(ticket, batch) => self.writer.write(ticket, batch),
                 Output::Request(ticket, Request::HttpGet { url }) => self.http.get(ticket, url),
+                Output::Request(ticket, Request::Resolve { host, port }) => {
+                    self.resolver.resolve(ticket, host, port);
+                }
+                Output::Request(ticket, Request::HttpFetch { target, request }) => {
+                    self.fetcher.fetch(ticket, target, request);
+                }
                 Output::Request(ticket, request) => self.requests.push((ticket, request)),
+                Output::ExitOpen(exit) => self.exits.open(exit),
+                Output::ExitSend(exit, to, bytes) => self.exits.send(exit, to, bytes),
+                Output::ExitClose(exit) => self.exits.close(exit),
+                Output::AssociationData(id, origin, bytes) => self.associations.send(id, &origin, &bytes),
                 Output::Reply(id, reply) => {
                     if let Some(waiting) = self.commands.waiting.remove(&id) {
                         // Whoever asked may have gone away.
@@ -166,6 +207,9 @@ impl Driver {
 
     fn flush(&mut self) {
         self.links.flush();
+        self.datagrams.flush();
+        self.exits.flush();
+        self.associations.flush();
         if !self.requests.is_empty() {
             self.disk.submit(std::mem::take(&mut self.requests));
         }

@@ -5,12 +5,17 @@ use crate::clock::Clock;
 use crate::disk::DiskPool;
 use crate::driver::{Commands, Driver, Links};
 use crate::error::StartError;
+use crate::exit::{Exits, Fetcher, Resolver};
 use crate::http::HttpPool;
 use crate::identity::{Identity, IdentityForm, entropy};
 use crate::inbox::{Inbox, Message};
 use crate::lock::DataLock;
-use crate::net::{DatagramCounts, DatagramSender, Sockets, accept_streams, own_ip, receive_datagrams};
+use crate::net::{
+    BatchSender, Lane, ReceiveBuffers, Receiver, Sockets, Total, accept_streams, own_ip, prepare,
+    receive_datagrams,
+};
 use crate::sealed::Passphrase;
+use crate::socks::{self, Associations, Front};
 use crate::store::{Report, SqliteStore, ledger_path, open_store};
 use fairshare_crypto::PublicKey;
 use fairshare_node::{Command, Event, Node, NodeConfig, Reply};
@@ -24,6 +29,8 @@ use thiserror::Error;
 use tokio::sync::{Semaphore, broadcast, oneshot, watch};
 use tokio::task::JoinHandle as Task;
 
+/// Datagrams that may wait for the node; later ones are dropped, as a full kernel buffer would.
+const WAITING_MAX: usize = 4_096;
 /// Folder of the resume files inside the data folder.
 const RESUME_DIR: &str = "resume";
 /// Events that a slow listener may lie behind; then it loses the oldest.
@@ -49,6 +56,8 @@ pub struct HostConfig {
     pub listen: SocketAddrV4,
     /// Behaviour. Own addresses and ports in it are filled in at the start.
     pub node: NodeConfig,
+    /// SOCKS5 servers on loopback, each with the number of hops of its circuits; port 0 picks one.
+    pub socks: Vec<(SocketAddrV4, u8)>,
     /// Whether an identity whose ledger is missing may start a new one. A key that has signed before forks its
     /// chain this way, so only a person may decide it.
     pub fresh_ledger: bool,
@@ -72,8 +81,10 @@ pub struct NodeHandle {
     killed: Arc<AtomicBool>,
     ended: watch::Receiver<bool>,
     running: Mutex<Option<Running>>,
-    counts: Arc<DatagramCounts>,
+    counts: Arc<Total>,
+    exit_counts: Arc<Total>,
     address: SocketAddrV4,
+    socks: Vec<(SocketAddrV4, u8)>,
     public_key: PublicKey,
     identity_form: IdentityForm,
     data_dir: PathBuf,
@@ -132,6 +143,11 @@ impl NodeHandle {
         self.address
     }
 
+    /// Where the SOCKS5 servers listen, with the number of hops of each.
+    pub fn socks(&self) -> &[(SocketAddrV4, u8)] {
+        &self.socks
+    }
+
     /// The node's identity.
     pub const fn public_key(&self) -> PublicKey {
         self.public_key
@@ -147,9 +163,14 @@ impl NodeHandle {
         &self.data_dir
     }
 
-    /// Datagrams that were dropped because the node or the kernel was too slow.
+    /// Datagrams that were dropped because the node or the kernel was too slow, or could not be sent.
     pub fn datagrams_dropped(&self) -> u64 {
-        self.counts.dropped.load(Ordering::Relaxed)
+        self.counts.dropped()
+    }
+
+    /// The same at the sockets of exits.
+    pub fn exit_datagrams_dropped(&self) -> u64 {
+        self.exit_counts.dropped()
     }
 
     /// Waits until the node has stopped. Without a call of [`shutdown`](Self::shutdown) or [`kill`](Self::kill) that
@@ -185,7 +206,7 @@ impl NodeHandle {
 
     async fn pause_all(&self) {
         let Ok(Reply::Torrents(torrents)) = self.command(Command::Torrents).await else { return };
-        for torrent in torrents {
+        for (torrent, _) in torrents {
             if self.command(Command::Pause(torrent.info_hash)).await.is_err() {
                 return;
             }
@@ -269,6 +290,7 @@ fn start(mut config: HostConfig, runtime: &tokio::runtime::Handle) -> Result<Nod
     make_dir(&dir)?;
     let lock = DataLock::take(&dir)?;
     let sockets = Sockets::bind(config.listen)?;
+    let servers = bind_servers(&config.socks)?;
     let identity = Identity::load_or_draft(&dir, config.passphrase.take())?;
     let ledger = ledger_path(&dir);
     if identity.is_old() && !config.fresh_ledger && !ledger.exists() {
@@ -286,8 +308,14 @@ fn start(mut config: HostConfig, runtime: &tokio::runtime::Handle) -> Result<Nod
     let answer = answers_to(&inbox);
     let disk = Arc::new(DiskPool::start(resume_dir, answer.clone()).map_err(StartError::Thread)?);
     let http = Arc::new(HttpPool::start(&answer).map_err(StartError::Thread)?);
-    let (address, counts) = (sockets.address, Arc::new(DatagramCounts::default()));
-    let (datagrams, tasks) = start_tasks(sockets, &inbox, &counts, runtime)?;
+    let resolver = Resolver::start(&answer).map_err(StartError::Thread)?;
+    let address = sockets.address;
+    let fetcher = Fetcher::new(*address.ip(), &answer, runtime.clone());
+    let exits = Exits::new(*address.ip(), inbox.clone(), runtime.clone());
+    let (counts, exit_counts) = (Total::new(WAITING_MAX), exits.total().clone());
+    let lane = Lane::new(WAITING_MAX, &counts);
+    let (datagrams, mut tasks) = start_tasks(sockets, &inbox, (&lane, &counts), runtime)?;
+    let socks = start_servers(servers, &inbox, runtime, &mut tasks)?;
     let events = broadcast::Sender::new(EVENTS_MAX);
     let weak_events = events.downgrade();
     let killed = Arc::new(AtomicBool::new(false));
@@ -297,7 +325,12 @@ fn start(mut config: HostConfig, runtime: &tokio::runtime::Handle) -> Result<Nod
         writer,
         disk: disk.clone(),
         http: http.clone(),
+        resolver,
+        fetcher,
         datagrams,
+        lane,
+        exits,
+        associations: Associations::default(),
         events,
         inbox: inbox.clone(),
         clock,
@@ -319,7 +352,9 @@ fn start(mut config: HostConfig, runtime: &tokio::runtime::Handle) -> Result<Nod
         ended,
         running,
         counts,
+        exit_counts,
         address,
+        socks,
         public_key,
         identity_form,
         data_dir: dir,
@@ -356,19 +391,50 @@ fn answers_to(inbox: &Arc<Inbox>) -> Answer {
 fn start_tasks(
     sockets: Sockets,
     inbox: &Arc<Inbox>,
-    counts: &Arc<DatagramCounts>,
+    (lane, counts): (&Arc<Lane>, &Arc<Total>),
     runtime: &tokio::runtime::Handle,
-) -> Result<(DatagramSender, Vec<Task<()>>), StartError> {
+) -> Result<(BatchSender, Vec<Task<()>>), StartError> {
     let listen = |source| StartError::Listen { address: sockets.address.into(), source };
     let _inside = runtime.enter();
+    let state = prepare(&sockets.datagrams).map_err(listen)?;
     let sending = sockets.datagrams.try_clone().map_err(listen)?;
-    let receiving = tokio::net::UdpSocket::from_std(sockets.datagrams).map_err(listen)?;
+    let sender = BatchSender::new(sending, state.clone(), counts.clone());
+    let socket = tokio::net::UdpSocket::from_std(sockets.datagrams).map_err(listen)?;
+    let receiver = Receiver { socket, state, buffers: Arc::new(Mutex::new(ReceiveBuffers::new())) };
     let accepting = tokio::net::TcpListener::from_std(sockets.streams).map_err(listen)?;
     let tasks = vec![
-        runtime.spawn(receive_datagrams(receiving, inbox.clone(), counts.clone())),
+        runtime.spawn(receive_datagrams(receiver, inbox.clone(), lane.clone())),
         runtime.spawn(accept_streams(accepting, inbox.clone())),
     ];
-    Ok((DatagramSender::new(sending, counts.clone()), tasks))
+    Ok((sender, tasks))
+}
+
+/// A SOCKS5 server before it serves, its address and its number of hops.
+type BoundServer = (std::net::TcpListener, SocketAddrV4, u8);
+
+fn bind_servers(wanted: &[(SocketAddrV4, u8)]) -> Result<Vec<BoundServer>, StartError> {
+    let bound = wanted.iter().map(|(address, hops)| {
+        let (listener, address) = socks::bind(*address)?;
+        Ok((listener, address, *hops))
+    });
+    bound.collect()
+}
+
+fn start_servers(
+    servers: Vec<BoundServer>,
+    inbox: &Arc<Inbox>,
+    runtime: &tokio::runtime::Handle,
+    tasks: &mut Vec<Task<()>>,
+) -> Result<Vec<(SocketAddrV4, u8)>, StartError> {
+    let (front, _inside) = (Front::new(inbox.clone()), runtime.enter());
+    let mut addresses = Vec::new();
+    for (listener, address, hops) in servers {
+        let listen = |source| StartError::Listen { address: address.into(), source };
+        let listener = tokio::net::TcpListener::from_std(listener).map_err(listen)?;
+        tasks.push(runtime.spawn(socks::serve(listener, hops, front.clone())));
+        addresses.push((address, hops));
+    }
+    Ok(addresses)
 }
 
 /// Tells everybody that the node's thread is over, however it ended.

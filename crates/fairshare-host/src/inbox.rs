@@ -4,12 +4,14 @@
 //! datagrams beyond a count are dropped, disk and store only answer what they were asked, callers hold permits.
 //! So a full queue of one source never stops another, and the node thread is woken once per batch.
 
+use crate::net::Lane;
+use crate::socks::{AssociationPort, Sent};
 use crate::store::SqliteStore;
 use bytes::Bytes;
-use fairshare_node::{Command, Node, Reply};
+use fairshare_node::{AssociationId, Command, ExitId, Node, Reply};
 use fairshare_swarm::{Completion, StreamId};
 use std::net::SocketAddr;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
@@ -21,6 +23,14 @@ pub(crate) type Query = Box<dyn FnOnce(&Node<SqliteStore>) + Send>;
 pub(crate) enum Message {
     /// Datagrams that arrived together.
     Datagrams(Vec<(SocketAddr, Bytes)>),
+    /// Datagrams that arrived together at an exit, and the lane they hold places in.
+    ExitDatagrams(ExitId, Vec<(SocketAddr, Bytes)>, Arc<Lane>),
+    /// A program wants circuits of so many hops.
+    Associated(AssociationId, u8, Box<AssociationPort>),
+    /// It sent datagrams, which hold places in the lane.
+    AssociationDatagrams(AssociationId, Sent, Arc<Lane>),
+    /// It is gone.
+    Dissociated(AssociationId),
     /// A stream was accepted; the node thread gives it its id.
     Accepted(TcpStream, SocketAddr),
     /// A stream that the node asked for is connected.
@@ -105,7 +115,6 @@ impl Inbox {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
 
     #[test]
     fn messages_come_out_together_and_in_order() {

@@ -17,6 +17,7 @@
 //!         data_dir: "node".into(),
 //!         listen,
 //!         node,
+//!         socks: Vec::new(),
 //!         fresh_ledger: false,
 //!         passphrase: None,
 //!     };
@@ -31,6 +32,7 @@ mod clock;
 mod disk;
 mod driver;
 mod error;
+mod exit;
 mod handle;
 mod http;
 mod identity;
@@ -38,6 +40,7 @@ mod inbox;
 mod lock;
 mod net;
 mod sealed;
+mod socks;
 pub mod store;
 
 pub use error::StartError;

@@ -4,7 +4,7 @@ mod world;
 
 use fairshare_crypto::{PublicKey, Rng, sha1};
 use fairshare_host::{NodeHandle, load_identity};
-use fairshare_node::{Command, Reply};
+use fairshare_node::{Command, Reply, Route};
 use fairshare_swarm::metainfo::TorrentBuilder;
 use fairshare_swarm::{AddTorrent, InfoHash, Metainfo, Source, TorrentStatus};
 use std::net::SocketAddr;
@@ -67,7 +67,7 @@ impl World {
     async fn add(&self, node: &NodeHandle, root: &Path, seed: bool, peers: &[SocketAddr]) {
         let source = Source::Metainfo(self.metainfo.clone());
         let torrent = AddTorrent { source, root: root.to_path_buf(), seed, peers: peers.to_vec() };
-        match node.command(Command::Add(torrent)).await.expect("running") {
+        match node.command(Command::Add { torrent, route: Route::Clear }).await.expect("running") {
             Reply::Added(Ok(hash)) => assert_eq!(hash, self.hash()),
             other => panic!("{other:?}"),
         }
@@ -110,7 +110,7 @@ impl World {
 
 async fn torrent(node: &NodeHandle) -> TorrentStatus {
     match node.command(Command::Torrents).await.expect("running") {
-        Reply::Torrents(mut torrents) => torrents.pop().expect("one was added"),
+        Reply::Torrents(mut torrents) => torrents.pop().expect("one was added").0,
         other => panic!("{other:?}"),
     }
 }

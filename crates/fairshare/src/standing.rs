@@ -16,7 +16,7 @@ use fairshare_node::{Command, Event, NodeConfig};
 use fairshare_overlay::{OverlayConfig, community::Community};
 use fairshare_swarm::{SwarmConfig, SwarmEvent};
 use fairshare_tunnel::TunnelConfig;
-use std::net::{SocketAddr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -52,6 +52,13 @@ pub(crate) struct Standing {
     _temporary: Option<Temporary>,
 }
 
+/// The SOCKS5 servers for 1, 2 and 3 hops, at neighbouring ports of loopback.
+fn socks_servers(first: u16) -> Vec<(SocketAddrV4, u8)> {
+    let at = |hops: u8| Some((first.checked_add(u16::from(hops) - 1)?, hops));
+    let servers = (1..=3).filter_map(at);
+    servers.map(|(port, hops)| (SocketAddrV4::new(Ipv4Addr::LOCALHOST, port), hops)).collect()
+}
+
 impl Standing {
     /// Starts node and API. On failure nothing that existed is changed.
     pub(crate) fn start(setup: Setup) -> Outcome<Self> {
@@ -70,6 +77,7 @@ impl Standing {
             data_dir: folder.path().to_owned(),
             listen: config.listen,
             node: node_config(config),
+            socks: config.socks_port.map(socks_servers).unwrap_or_default(),
             fresh_ledger: false,
             passphrase: setup.passphrase,
         };

@@ -170,7 +170,11 @@ fn ordered_by(request: &Request) -> Option<InfoHash> {
     match request {
         Request::Open { metainfo, .. } => Some(metainfo.info_hash()),
         Request::Save { torrent, .. } | Request::Close { torrent, .. } => Some(*torrent),
-        Request::Store { .. } | Request::Read { .. } | Request::HttpGet { .. } => None,
+        Request::Store { .. }
+        | Request::Read { .. }
+        | Request::HttpGet { .. }
+        | Request::Resolve { .. }
+        | Request::HttpFetch { .. } => None,
     }
 }
 
@@ -263,6 +267,8 @@ impl Shared {
                 Completion::Opened(self.open(metainfo, &root, create))
             }
             Request::HttpGet { .. } => Completion::Page(Err("the disk fetches no pages".to_owned())),
+            Request::Resolve { .. } => Completion::Resolved(Err("the disk knows no names".to_owned())),
+            Request::HttpFetch { .. } => Completion::Fetched(Err("the disk fetches no pages".to_owned())),
         }
     }
 

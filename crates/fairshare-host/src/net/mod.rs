@@ -1,9 +1,11 @@
 //! Sockets: UDP and TCP on one port number.
 
+mod batch;
 mod datagram;
 mod stream;
 
-pub(crate) use datagram::{DatagramCounts, DatagramSender, receive_datagrams};
+pub(crate) use batch::{BatchSender, Lane, ReceiveBuffers, Total, prepare};
+pub(crate) use datagram::{Receiver, SharedBuffers, receive_datagrams};
 pub(crate) use stream::{Connection, accept_streams, dial};
 
 use crate::error::StartError;
@@ -57,7 +59,8 @@ impl Sockets {
     }
 }
 
-fn listen(address: SocketAddrV4) -> std::io::Result<std::net::TcpListener> {
+/// A listener that never waits.
+pub(crate) fn listen(address: SocketAddrV4) -> std::io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
     // Lets a restarted node listen while connections of its predecessor linger; two listeners stay impossible.
     socket.set_reuse_address(true)?;
@@ -68,12 +71,20 @@ fn listen(address: SocketAddrV4) -> std::io::Result<std::net::TcpListener> {
 }
 
 fn datagram_socket(address: SocketAddrV4) -> std::io::Result<UdpSocket> {
-    let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
+    bind_datagrams(address.into(), DATAGRAM_BUFFER)
+}
+
+/// A socket for datagrams that never waits. IPv6 is IPv6 alone: the other family has a socket of its own.
+pub(crate) fn bind_datagrams(address: SocketAddr, buffer: usize) -> std::io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
     socket.set_nonblocking(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
     // Smaller buffers only mean more loss under load, which every protocol above expects.
-    let _ = socket.set_recv_buffer_size(DATAGRAM_BUFFER);
-    let _ = socket.set_send_buffer_size(DATAGRAM_BUFFER);
-    socket.bind(&SocketAddr::V4(address).into())?;
+    let _ = socket.set_recv_buffer_size(buffer);
+    let _ = socket.set_send_buffer_size(buffer);
+    socket.bind(&address.into())?;
     Ok(socket.into())
 }
 

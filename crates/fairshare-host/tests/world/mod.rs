@@ -3,10 +3,8 @@
 use fairshare_crypto::PublicKey;
 use fairshare_economy::EconomyConfig;
 use fairshare_host::{HostConfig, NodeHandle, StartError};
-use fairshare_ledger::LedgerConfig;
 use fairshare_node::NodeConfig;
 use fairshare_overlay::{Community, OverlayConfig};
-use fairshare_swarm::SwarmConfig;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::Path;
 
@@ -18,12 +16,17 @@ pub(crate) fn config(dir: &Path, listen: SocketAddrV4, friends: &[PublicKey]) ->
     let mut overlay = OverlayConfig::at(listen);
     overlay.communities = vec![Community::trustchain(), Community::ledger()];
     let node = NodeConfig {
-        overlay,
-        ledger: LedgerConfig { countersign: Vec::new() },
-        swarm: SwarmConfig::default(),
         economy: EconomyConfig { friends: friends.iter().copied().collect(), ..EconomyConfig::default() },
+        ..NodeConfig::at(overlay)
     };
-    HostConfig { data_dir: dir.to_path_buf(), listen, node, fresh_ledger: false, passphrase: None }
+    HostConfig {
+        data_dir: dir.to_path_buf(),
+        listen,
+        node,
+        socks: Vec::new(),
+        fresh_ledger: false,
+        passphrase: None,
+    }
 }
 
 /// Starts a node with nothing special.

@@ -345,6 +345,7 @@ async fn start_node(
         data_dir: data.to_owned(),
         listen,
         node: node_config(&config),
+        socks: Vec::new(),
         fresh_ledger: first,
         passphrase: None,
     };
