@@ -309,6 +309,42 @@ mod tests {
         assert_eq!(std::iter::from_fn(|| bench.economy.poll()).filter(|o| is_received(o.clone())).count(), 1);
     }
 
+    //= spec/economy.md#51-pair-accounts
+    //= spec/blocks.md#4-what-feeds-what
+    #[test]
+    fn a_payment_of_the_tunnel_account_makes_a_receipt_and_nothing_else() {
+        let mut bench = Bench::new();
+        let (me, payer) = (bench.me.public(), bench.payer.public());
+        let tunnel =
+            |up, down| Bandwidth { up, down, total_up: up, total_down: down, ..Bandwidth::default() };
+        let to_us = bench.proposal(tunnel(0, 4 * MIB), me);
+        let ours = sign(&bench.me, 1, payer, to_us.sequence, tunnel(4 * MIB, 0));
+        let by_us = sign(&bench.me, 2, payer, 0, tunnel(0, MIB));
+        let theirs = sign(&bench.payer, 2, me, by_us.sequence, tunnel(MIB, 0));
+        let before = bench.economy.account(Now::default(), &payer).expect("known");
+        assert_eq!(declined(bench.economy.judge(Now::default(), &to_us)), Some(DeclineReason::NotDirect));
+        for _ in 0..2 {
+            bench.economy.paired(Now::default(), &to_us, &ours);
+            bench.economy.paired(Now::default(), &by_us, &theirs);
+        }
+        let after = bench.economy.account(Now::default(), &payer).expect("known");
+        assert_eq!((after.account.mine.bought, after.account.theirs.bought), (4 * MIB, MIB));
+        let mut expected = before.clone();
+        expected.account = after.account;
+        (expected.claim_on_peer, expected.claim_of_peer) = (4 * i128::from(MIB), after.claim_of_peer);
+        assert_eq!(after, expected, "the direct account is as it was");
+        assert_eq!((after.account.mine.given, after.account.theirs.charged), (0, 0));
+        let moved = before.claim_of_peer - after.claim_of_peer;
+        assert_eq!(moved, -i128::from(MIB), "the peer may take as much more");
+        // At a start the accounts are the same.
+        let pairs = [(to_us, Some(ours)), (by_us, Some(theirs))];
+        let pairs = pairs.map(|(one, two)| (std::sync::Arc::new(one), two.map(std::sync::Arc::new)));
+        let rng = Rng::from_seed([2; 32]);
+        let again = Economy::new(EconomyConfig::default(), me, vec![], pairs, rng, Now::default());
+        let restored = again.account(Now::default(), &payer).expect("known").account;
+        assert_eq!((restored.mine, restored.theirs.bought), (after.account.mine, MIB));
+    }
+
     //= spec/economy.md#52-price-and-charge
     #[test]
     fn bytes_taken_before_the_next_grant_arrived_keep_the_last_price() {

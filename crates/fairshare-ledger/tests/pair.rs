@@ -75,6 +75,32 @@ fn a_payment_becomes_a_pair_on_both_sides() {
     assert_eq!(agreement.link(), proposal.place());
 }
 
+//= spec/blocks.md#3-rules-per-type
+//= spec/payouts.md#34-epochs-and-settlement
+#[test]
+fn a_tunnel_payment_tells_the_end_of_an_epoch_and_moves_the_totals_only() {
+    let mut world = World::new(1, 2, Faults::default());
+    pay(&mut world, 0, 1, 5_000_000).expect("signed");
+    world.run(Duration::from_secs(2));
+    let (now, to, boundary) = (world.now, world.key(1), 21_600_000);
+    let ledger = &mut world.nodes[0].ledger;
+    let proposal = ledger.propose_tunnel_payment(now, to, 1 << 20, boundary, Vec::new()).expect("signed");
+    let before = store(&world, 0).newest(&world.key(0)).expect("memory").expect("the direct payment");
+    assert!(before.timestamp_ms > boundary, "times on a chain need not rise");
+    world.run(Duration::from_secs(2));
+    assert_eq!(assert_pairs_equal(&world, 2), 2);
+    assert_eq!((totals(&world, 0), totals(&world, 1)), ((0, 6_048_576), (6_048_576, 0)));
+    let agreement = store(&world, 1).newest(&world.key(1)).expect("memory").expect("it agreed");
+    assert_eq!([proposal.timestamp_ms, agreement.timestamp_ms], [boundary; 2], "neither half tells a moment");
+    for half in [&proposal, &agreement] {
+        let paid = Bandwidth::of(half).expect("readable");
+        assert_eq!((paid.settlement, paid.fault), (None, None));
+        assert!(!half.transaction.windows(3).any(|key| key == b"cum" || key == b"ctx"));
+    }
+    let report = world.nodes[1].ledger.verify_chain(&world.key(0)).expect("memory");
+    assert_eq!((report.gap_count, report.error_count, report.total_down), (0, 0, 6_048_576));
+}
+
 //= spec/trust.md#2-1-sources
 #[test]
 fn a_pair_is_told_as_linked_once_to_its_parties_and_to_who_only_hears_of_it() {

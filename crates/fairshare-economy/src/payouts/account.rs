@@ -329,3 +329,130 @@ fn prune<T>(epochs: &mut BTreeMap<u32, T>) {
         epochs.pop_first();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hash(byte: u8) -> BlockHash {
+        BlockHash([byte; 32])
+    }
+
+    fn owing(amount: u64) -> Account {
+        Account { since: Some(1), told: amount, iou: [amount, 0, 0, 0], ..Account::default() }
+    }
+
+    //= spec/payouts.md#34-epochs-and-settlement
+    #[test]
+    fn a_payment_is_the_largest_power_of_two_within_the_debt() {
+        let mib = |mib: i128| power(mib << 20);
+        assert_eq!([power(-1), power(0), power((1 << 20) - 1)], [None; 3]);
+        assert_eq!([mib(1), mib(2), mib(3), mib(1 << 20), mib(1 << 30)], [0, 1, 1, 20, 20].map(Some));
+        assert_eq!(power(i128::MAX), Some(20));
+    }
+
+    //= spec/payouts.md#34-epochs-and-settlement
+    #[test]
+    fn a_second_block_comes_only_for_a_large_rest_and_is_smaller() {
+        let config = PayoutsConfig::default();
+        let mut account = owing(100 * MIB);
+        assert_eq!(account.due(&config, 1, false), None, "the epoch in which it began");
+        let first = Payment { epoch: 2, index: 0, k: 6 };
+        assert_eq!(account.due(&config, 2, false), Some(first));
+        assert!(account.count_own(1, 2, 64 * MIB) && !account.count_own(1, 2, 64 * MIB));
+        assert_eq!(account.due(&config, 2, false), Some(Payment { epoch: 2, index: 1, k: 5 }));
+        assert!(account.count_own(2, 2, 32 * MIB));
+        assert_eq!(account.due(&config, 2, false), None, "two blocks an epoch");
+        let mut small = owing(60 * MIB);
+        small.count_own(1, 2, 32 * MIB);
+        assert_eq!(small.due(&config, 2, false).map(|payment| payment.k), Some(4));
+        let mut rest = owing(40 * MIB);
+        rest.count_own(1, 2, 32 * MIB);
+        assert_eq!(rest.due(&config, 2, false), None, "8 MiB are less than half of 32");
+    }
+
+    //= spec/payouts.md#33-iou
+    #[test]
+    fn an_iou_follows_the_holder_up_to_the_own_measure_and_never_falls() {
+        let mut account = Account { cap: 100 * MIB, told: 60 * MIB, extra: [1, 2, 3], ..Account::default() };
+        assert_eq!(account.next_iou(), [60 * MIB, 1, 2, 3]);
+        account.told = 200 * MIB;
+        assert_eq!(account.next_iou(), [103 * MIB, 1, 2, 3], "2 per cent and 1 MiB more than measured");
+        account.iou = account.next_iou();
+        account.told = 50 * MIB;
+        assert_eq!(account.next_iou()[0], 103 * MIB);
+        assert_eq!(account.debt(), 50 * MIB + 6, "a holder that asks for less is owed less");
+    }
+
+    //= spec/payouts.md#33-iou
+    #[test]
+    fn a_lower_iou_is_refused_class_by_class() {
+        let mut account = Account::default();
+        assert_eq!(account.hold([5, 5, 5, 5]), Some(true));
+        assert_eq!(account.hold([5, 5, 5, 5]), Some(false));
+        assert_eq!(account.hold([9, 9, 9, 4]), None);
+        assert_eq!(account.held, [5, 5, 5, 5]);
+    }
+
+    //= spec/payouts.md#33-iou
+    //= spec/payouts.md#36-exposure-what-a-node-risks-when-it-is-never-paid
+    #[test]
+    fn disagreement_leaves_a_quarter_of_the_limit() {
+        let config = PayoutsConfig::default();
+        let mut account = Account { claim: 200 * MIB, reported: 200 * MIB, ..Account::default() };
+        let full = account.limit(&config, 0);
+        let enough = 200 * MIB - 5 * MIB;
+        assert_eq!((account.hold([enough, 0, 0, 0]), account.short), (Some(true), 0), "2 per cent + 1 MiB");
+        account.reported = 300 * MIB;
+        for _ in 0..3 {
+            assert_eq!(account.limit(&config, 0), full);
+            account.hold([enough, 0, 0, 0]);
+        }
+        assert_eq!(account.limit(&config, 0), full / 4);
+        account.hold([300 * MIB, 0, 0, 0]);
+        assert_eq!(account.limit(&config, 0), full);
+    }
+
+    //= spec/payouts.md#36-exposure-what-a-node-risks-when-it-is-never-paid
+    #[test]
+    fn the_limit_grows_with_what_was_settled_and_with_trust() {
+        let config = PayoutsConfig::default();
+        let mut account = Account::default();
+        assert_eq!(account.limit(&config, 0), 32 * MIB);
+        account.trust = 500;
+        assert_eq!(account.limit(&config, 0), 64 * MIB);
+        account.trust = u32::MAX;
+        assert_eq!(account.limit(&config, 0), (32 + 256) * MIB);
+        account.count_received(1, 5, (hash(1), 64 * MIB), 1000);
+        assert_eq!(account.limit(&config, 0), (32 + 256 + 16) * MIB);
+        account.count_received(2, 6, (hash(2), 1 << 40), 2000);
+        assert_eq!(account.limit(&config, 0), 2 << 30);
+        account.forget_settled(1001 + SETTLED_MS);
+        assert!(!account.is_newcomer());
+        account.forget_settled(2001 + SETTLED_MS);
+        assert_eq!((account.limit(&config, 0), account.is_newcomer()), ((32 + 256) * MIB, true));
+        account.owing_since = Some(7);
+        assert_ne!(account.limit(&config, 10), 0);
+        assert_eq!(account.limit(&config, 11), 0, "overdue after three epochs");
+    }
+
+    //= spec/payouts.md#34-epochs-and-settlement
+    #[test]
+    fn a_payment_is_expected_once_and_within_the_debt() {
+        let mut account = Account { claim: 40 * MIB, held: [40 * MIB, 0, 0, 0], ..Account::default() };
+        let payment = |index, k| Payment { epoch: 3, index, k };
+        assert!(account.expects(payment(0, 5)) && !account.expects(payment(0, 6)));
+        assert!(!account.expects(payment(1, 2)), "the first comes first");
+        account.judged(3, hash(1), 5);
+        assert!(!account.expects(payment(0, 5)) && account.expects(payment(1, 2)));
+        account.judged(3, hash(1), 5);
+        account.judged(3, hash(2), 2);
+        assert!(!account.expects(payment(2, 0)));
+        account.agreed = Some(payment(1, 2));
+        assert!(account.expects(payment(1, 2)), "what was agreed to is signed");
+        assert!(
+            Account::default().expects(payment(0, 0)) && !Account::default().expects(payment(0, 1)),
+            "a dummy"
+        );
+    }
+}

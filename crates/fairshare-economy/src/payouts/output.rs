@@ -86,7 +86,7 @@ pub enum PayoutsOutput {
         /// Whose payment or agreement it is.
         from: PublicKey,
         /// The half block.
-        block: HalfBlock,
+        block: Box<HalfBlock>,
     },
     /// Write these records durably and soon, then call `persisted` with the ticket.
     Persist {

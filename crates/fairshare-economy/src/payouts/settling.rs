@@ -159,7 +159,7 @@ impl Payouts {
             if block.owner != *peer || block.link_owner != self.key.public() || payment_of(&block).is_none() {
                 return self.refuse("payment between others");
             }
-            return self.output(PayoutsOutput::Block { from: *peer, block });
+            return self.output(PayoutsOutput::Block { from: *peer, block: Box::new(block) });
         }
         let payment = Payment { epoch, index, k };
         let current = self.epoch(now);
@@ -199,7 +199,7 @@ impl Payouts {
             if block.owner != *peer || block.link_owner != self.key.public() || block.is_proposal() {
                 return self.refuse("payment between others");
             }
-            return self.output(PayoutsOutput::Block { from: *peer, block });
+            return self.output(PayoutsOutput::Block { from: *peer, block: Box::new(block) });
         }
         let timestamp_ms = self.boundary_ms(epoch.saturating_add(1));
         let ended = self.epoch(now).checked_sub(1);

@@ -3,8 +3,8 @@
 
 use fairshare_crypto::{PublicKey, Rng, SecretKey};
 use fairshare_economy::payouts::{
-    Carried, CarriedEnd, LinkAllowance, PAYOUT_RECORD_KINDS, PayoutJudgement, PayoutView, Payouts,
-    PayoutsConfig, PayoutsEvent, PayoutsOutput,
+    Carried, CarriedEnd, LinkAllowance, PAYOUT_RECORD_KINDS, PayoutJudgement, Payouts, PayoutsConfig,
+    PayoutsEvent, PayoutsOutput,
 };
 use fairshare_ledger::bandwidth::Bandwidth;
 use fairshare_ledger::{
@@ -70,6 +70,9 @@ pub(crate) struct Node {
     pub(crate) earned: i64,
 }
 
+/// What is reported together: the node, both links, and what the node knows of the circuits.
+type Row = (usize, Option<PublicKey>, Option<PublicKey>, CarriedEnd, bool, bool);
+
 pub(crate) struct World {
     pub(crate) now: Now,
     pub(crate) rng: Rng,
@@ -116,10 +119,7 @@ impl World {
 
     /// One metering period: what all circuits carried is reported by every node, one row for each pair of links.
     pub(crate) fn carry(&mut self, circuits: &[Circuit]) {
-        let mut rows: BTreeMap<
-            (usize, Option<PublicKey>, Option<PublicKey>, CarriedEnd, bool, bool),
-            Carried,
-        > = BTreeMap::new();
+        let mut rows: BTreeMap<Row, Carried> = BTreeMap::new();
         for circuit in circuits {
             for (node, carried) in self.rows_of(circuit) {
                 let name =
@@ -144,7 +144,7 @@ impl World {
         let mut out = vec![(circuit.originator, Carried { hidden, hops, ..row(None, key(circuit.hops[0])) })];
         let mut before = circuit.originator;
         for (place, node) in circuit.hops.iter().enumerate() {
-            let next = circuit.hops.get(place + 1).or(circuit.back.first());
+            let next = circuit.hops.get(place + 1).or_else(|| circuit.back.first());
             let last = place + 1 == circuit.hops.len();
             let end = match (last, hidden) {
                 (false, _) => CarriedEnd::Elsewhere,
@@ -310,7 +310,9 @@ impl World {
                     Err(error) => node.payouts.propose_failed(now, &to, &error.to_string()),
                 }
             }
-            PayoutsOutput::Block { from, block } => node.ledger.receive(now, Source::Connection(from), block),
+            PayoutsOutput::Block { from, block } => {
+                node.ledger.receive(now, Source::Connection(from), *block)
+            }
             PayoutsOutput::Persist { ticket, records } => {
                 let batch = Batch { records, urgent: true, ..Batch::default() };
                 node.disk.push_back((now.mono + DISK, Write::Payouts(ticket, batch)));
@@ -330,12 +332,6 @@ impl World {
         let store = std::mem::take(node.ledger.store_mut());
         (node.payouts, node.ledger) = start(&node.config, &node.key, &node.tunnel, store, &mut rng, now);
         self.drain(index);
-    }
-
-    /// The account that one node keeps with another.
-    pub(crate) fn view(&self, node: usize, other: usize) -> Option<PayoutView> {
-        let peer = self.nodes[other].key.public();
-        self.nodes[node].payouts.views(self.now).into_iter().find(|view| view.peer == Some(peer))
     }
 
     /// Every half block of a node's own chain that pays or agrees.
