@@ -80,7 +80,7 @@ impl Receiving {
         let no_room = self.waiting_bytes + self.unread + payload.len() > WINDOW;
         // The next packet in order is taken even when those behind it fill the window: it makes room.
         let refused = if ahead == 0 { self.unread >= WINDOW } else { no_room || !may_keep };
-        if beyond_end || refused {
+        if ahead > MAX_AHEAD || beyond_end || refused {
             self.acknowledge_now();
             return Taken::Beyond;
         }

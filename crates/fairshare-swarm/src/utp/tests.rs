@@ -330,6 +330,15 @@ fn a_closed_connection_delivers_what_was_written_and_both_ends_hear_of_the_end_o
 }
 
 #[test]
+fn an_end_in_order_takes_one_round_trip() {
+    let mut pair = Pair::connected(CLEAN, Congestion::Ledbat, 3);
+    pair.ports[CLIENT].close(pair.now, STREAM);
+    pair.drain(CLIENT);
+    let took = pair.run_until(Duration::from_secs(9), |pair| pair.seen[CLIENT].closed == [STREAM]);
+    assert!(took <= Duration::from_millis(51), "{took:?}");
+}
+
+#[test]
 fn both_ends_may_close_at_once() {
     let mut pair = Pair::connected(CLEAN, Congestion::Ledbat, 3);
     for (side, id) in [(CLIENT, STREAM), (SERVER, ACCEPTED)] {
@@ -434,6 +443,8 @@ fn a_reader_that_does_not_read_closes_the_window_and_reading_opens_it() {
     };
     let received = len(&held);
     assert!((receiving::WINDOW / 2..=receiving::WINDOW + 1_400).contains(&received), "{received}");
+    let status = pair.ports[CLIENT].status(STREAM).expect("open");
+    assert!(status.timeouts > 1 && status.window > 1_000_000, "a closed window is no congestion: {status:?}");
     pair.ports[SERVER].out.extend(held);
     pair.drain(SERVER);
     let took = pair.run_until(Duration::from_secs(60), |pair| pair.seen[SERVER].bytes.len() >= 8 << 20);
@@ -473,6 +484,22 @@ fn many_connections_share_a_port() {
     }
     pair.run_until(Duration::from_secs(30), |pair| pair.seen[SERVER].bytes.len() == 200 * each.len());
     assert_eq!(pair.seen[SERVER].accepted.len(), 200);
+}
+
+#[test]
+fn bytes_with_an_acknowledgement_of_what_was_not_sent_are_not_taken() {
+    let mut pair = Pair::connected(CLEAN, Congestion::Ledbat, 14);
+    let connection = pair.ports[SERVER].connections.get(&ACCEPTED).expect("open");
+    let (name, seq) = (connection.receive_id, connection.receiving.ack().wrapping_add(1));
+    let (newest, none) = (connection.sending.next_seq().wrapping_sub(1), pair.seen[SERVER].bytes.len());
+    for ack in [newest.wrapping_add(1), newest.wrapping_add(30_000), newest.wrapping_sub(3_000)] {
+        let header = Header { kind: Kind::Data, connection: name, sent_at: 0, delay: 0, window: 9, seq, ack };
+        pair.ports[SERVER].handle_datagram(pair.now, address(CLIENT), &encode(&header, &[], b"forged"));
+        pair.drain(SERVER);
+        assert_eq!(pair.seen[SERVER].bytes.len(), none);
+    }
+    assert_eq!(pair.ports[SERVER].refusals().map(|(_, count)| count).sum::<u64>(), 3);
+    pair.transfer(&content(10_000));
 }
 
 #[test]
