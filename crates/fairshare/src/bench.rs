@@ -2,7 +2,7 @@
 //! everybody served, so that only the engine is measured.
 //= spec/interfaces.md#41-contract-for-scripts-stable-from-the-first-release-tests-rely-on-it
 
-use crate::cli::{BenchArgs, BtBench};
+use crate::cli::{BenchArgs, BtBench, Way};
 use crate::config::Layered;
 use crate::failure::{Failure, Outcome};
 use crate::folder::write_whole;
@@ -21,7 +21,7 @@ pub(crate) fn run(command: &BtBench) -> Outcome {
         BtBench::Down(args) => (args, false),
     };
     let wanted = Wanted::read(&args.torrent.to_string_lossy())?;
-    let request = wanted.request(Some(&args.dir), seed, &[])?;
+    let request = wanted.request(Some(&args.dir), seed, &[], Way::default())?;
     let interrupt = Interrupt::listen()?;
     let standing = start(args)?;
     standing.watch(&interrupt);

@@ -452,7 +452,11 @@ impl Raw {
     fn seconds(self) -> Result<u64, String> {
         let seconds = self.amount()?;
         let allowed = 1..=30 * 86_400;
-        if allowed.contains(&seconds) { Ok(seconds) } else { Err("1 to 2592000 seconds are wanted".to_owned()) }
+        if allowed.contains(&seconds) {
+            Ok(seconds)
+        } else {
+            Err("1 to 2592000 seconds are wanted".to_owned())
+        }
     }
 
     fn engine(self) -> Result<EngineKind, String> {

@@ -3,6 +3,7 @@
 //= spec/interfaces.md#41-contract-for-scripts-stable-from-the-first-release-tests-rely-on-it
 
 use crate::face::Face;
+use fairshare_economy::payouts::{LinkAllowance, PayoutView};
 use fairshare_economy::{AccountView, MU};
 use fairshare_ledger::{ChainReport, ForkKind, ForkProof, HalfBlock};
 use fairshare_node::{Reason, Relaying, Reputation, Route};
@@ -162,6 +163,34 @@ pub(crate) fn relaying(relaying: &Relaying) -> Json {
         "offers": flags(relaying.flags),
         "joined": joined.collect::<Vec<_>>(),
         "candidates": candidates.collect::<Vec<_>>(),
+    })
+}
+
+/// What this node and a neighbour on circuits owe each other.
+pub(crate) fn payout(view: &PayoutView) -> Json {
+    let state = match view.allowance {
+        LinkAllowance::Open => "open",
+        LinkAllowance::NoNewCircuits => "no new circuits",
+        LinkAllowance::Slow => "slowed",
+        LinkAllowance::Cut => "cut off",
+    };
+    let (we_owe, owes_us) = (view.net.max(0), view.net.saturating_neg().max(0));
+    json!({
+        "tunnel_key": view.neighbour.map(|key| key.to_string()),
+        "peer": view.peer.map(|key| key.to_string()),
+        "we_owe_bytes": amount(we_owe),
+        "owes_us_bytes": amount(owes_us),
+        "measured_in_bytes": amount(view.measured_in),
+        "measured_out_bytes": amount(view.measured_out),
+        "covered_bytes": amount(view.iou_in),
+        "promised_bytes": amount(view.iou_out),
+        "received_bytes": amount(view.paid_in),
+        "paid_bytes": amount(view.paid_out),
+        "unpaid_bytes": amount(view.unpaid),
+        "limit_bytes": amount(view.limit),
+        "since_epoch": view.since_epoch,
+        "next_payment": view.next_payment_ms.map(crate::show::rfc3339),
+        "state": state,
     })
 }
 

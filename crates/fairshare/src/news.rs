@@ -3,6 +3,7 @@
 
 use crate::forms::{amount, block, proof, refusal};
 use fairshare_economy::EconomyEvent;
+use fairshare_economy::payouts::PayoutsEvent;
 use fairshare_ledger::LedgerEvent;
 use fairshare_node::Event;
 use fairshare_swarm::SwarmEvent;
@@ -16,6 +17,7 @@ pub(crate) fn of(event: &Event) -> Option<(&'static str, Json)> {
         Event::Economy(event) => economy(event),
         Event::Ledger(event) => ledger(event),
         Event::Tunnel(event) => tunnel(event),
+        Event::Payouts(event) => payouts(event),
         Event::PeerFound(key, address) => {
             Some(("peer.found", json!({ "peer": key.to_string(), "address": address.to_string() })))
         }
@@ -85,6 +87,26 @@ fn tunnel(event: &TunnelEvent) -> Option<(&'static str, Json)> {
         }
         TunnelEvent::HiddenPeer { .. } => ("hidden.peer", json!({})),
         TunnelEvent::HiddenReady(_) => ("hidden.ready", json!({})),
+        _ => return None,
+    })
+}
+
+fn payouts(event: &PayoutsEvent) -> Option<(&'static str, Json)> {
+    let paid = |peer: &fairshare_crypto::PublicKey, bytes: &u64| json!({ "peer": peer.to_string(), "bytes": amount(bytes) });
+    Some(match event {
+        PayoutsEvent::Paid { peer, amount } => ("payout.paid", paid(peer, amount)),
+        PayoutsEvent::Received { peer, amount } => ("payout.received", paid(peer, amount)),
+        PayoutsEvent::NotPaid { peer, reason } => {
+            ("payout.failed", json!({ "peer": peer.to_string(), "reason": reason }))
+        }
+        PayoutsEvent::Disagreement { peer, measured, acknowledged } => (
+            "payout.disagreement",
+            json!({
+                "peer": peer.to_string(), "measured_bytes": amount(measured),
+                "acknowledged_bytes": amount(acknowledged),
+            }),
+        ),
+        PayoutsEvent::Overdue { peer, amount } => ("payout.overdue", paid(peer, amount)),
         _ => return None,
     })
 }

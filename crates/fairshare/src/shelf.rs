@@ -133,7 +133,9 @@ impl Entry {
 
     /// Files of earlier versions know no other way than the clear one.
     fn route_from(json: &Json) -> Option<Route> {
-        let hops = json.get("hops").map_or(Some(0), |hops| hops.as_u64().and_then(|hops| u8::try_from(hops).ok()))?;
+        let hops = json
+            .get("hops")
+            .map_or(Some(0), |hops| hops.as_u64().and_then(|hops| u8::try_from(hops).ok()))?;
         Some(match (hops, json["hidden"] == true) {
             (0, false) => Route::Clear,
             (0, true) => return None,
@@ -169,7 +171,13 @@ mod tests {
         std::fs::create_dir(&shelves).expect("folder");
         let shelf = Shelf::new(Some(shelves.clone()));
         let peer = SocketAddr::from(([127, 0, 0, 1], 9));
-        let entry = Entry { magnet: None, root: dir.path().to_owned(), seed: true, peers: vec![peer], route: Route::Hidden { hops: 2 } };
+        let entry = Entry {
+            magnet: None,
+            root: dir.path().to_owned(),
+            seed: true,
+            peers: vec![peer],
+            route: Route::Hidden { hops: 2 },
+        };
         shelf.put(metainfo.info_hash(), entry.clone(), Some(&metainfo)).expect("kept");
 
         let again = Shelf::new(Some(shelves.clone()));
@@ -191,7 +199,8 @@ mod tests {
         let hash = "aabbccddeeff00112233445566778899aabbccdd";
         let link = format!("magnet:?xt=urn:btih:{hash}");
         let shelf = Shelf::new(Some(dir.path().to_owned()));
-        let entry = Entry { magnet: Some(link), root: "/x".into(), seed: false, peers: vec![], route: Route::Clear };
+        let entry =
+            Entry { magnet: Some(link), root: "/x".into(), seed: false, peers: vec![], route: Route::Clear };
         shelf.put(hash.parse().expect("a hash"), entry, None).expect("kept");
         let (torrents, broken) = shelf.load().expect("read");
         assert_eq!((torrents.len(), broken.len()), (1, 1));

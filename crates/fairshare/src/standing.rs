@@ -10,6 +10,7 @@ use crate::process::Interrupt;
 use crate::shelf::Shelf;
 use fairshare_crypto::PublicKey;
 use fairshare_economy::EconomyConfig;
+use fairshare_economy::payouts::PayoutsConfig;
 use fairshare_host::{HostConfig, IdentityForm, NodeHandle, Passphrase, StartError};
 use fairshare_ledger::{BlockType, LedgerConfig};
 use fairshare_node::{Command, Event, NodeConfig};
@@ -213,6 +214,7 @@ pub(crate) fn node_config(config: &Config) -> NodeConfig {
             ..EconomyConfig::default()
         },
         tunnel: tunnel_config(config),
+        payouts: payouts_config(config.epoch_s),
         reputation: config.engine,
         utp_only: config.utp_only,
         ..NodeConfig::at(overlay)
@@ -231,6 +233,20 @@ fn tunnel_config(config: &Config) -> TunnelConfig {
         // What is carried is reported often enough for an epoch to see it.
         metering: Duration::from_secs(config.epoch_s.div_ceil(4).min(60)),
         ..TunnelConfig::default()
+    }
+}
+
+/// Short epochs, as in tests and the demo, want everything else short too.
+//= spec/payouts.md#34-epochs-and-settlement
+fn payouts_config(epoch_s: u64) -> PayoutsConfig {
+    let usual = PayoutsConfig::default();
+    let epoch = Duration::from_secs(epoch_s);
+    PayoutsConfig {
+        epoch_s,
+        iou_interval: usual.iou_interval.min(epoch / 4),
+        iou_jitter: usual.iou_jitter.min(epoch / 20),
+        retry: usual.retry.min(epoch / 2),
+        ..usual
     }
 }
 

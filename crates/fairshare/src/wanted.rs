@@ -90,8 +90,10 @@ mod tests {
         assert_eq!(Wanted::read("magnet:?xt=urn:btih:zz").expect_err("cut off").code, "magnet");
         assert_eq!(Wanted::read("/no/such/file").expect_err("absent").code, "io");
         let link = "MAGNET:?xt=urn:btih:aabbccddeeff00112233445566778899aabbccdd";
-        let request =
-            Wanted::read(link).expect("a link").request(Some(Path::new("x")), false, &[], Way::default()).expect("a request");
+        let request = Wanted::read(link)
+            .expect("a link")
+            .request(Some(Path::new("x")), false, &[], Way::default())
+            .expect("a request");
         assert_eq!(request["magnet"], link);
         assert!(request["folder"].as_str().is_some_and(|folder| folder.starts_with('/')));
     }

@@ -22,7 +22,9 @@ const TEST_MAX: u64 = 1 << 30;
 
 /// Own circuits.
 pub(crate) async fn list(State(api): Shared, Query(which): Query<Which>) -> Answer {
-    let Reply::Circuits(circuits) = api.ask(&which, Command::Circuits).await? else { return Err(unexpected()) };
+    let Reply::Circuits(circuits) = api.ask(&which, Command::Circuits).await? else {
+        return Err(unexpected());
+    };
     Ok(Body(circuits.iter().map(forms::circuit).collect()))
 }
 
@@ -83,7 +85,11 @@ pub(crate) async fn close_group(
 }
 
 /// Ends one circuit.
-pub(crate) async fn close(State(api): Shared, Path(circuit): Path<u32>, Query(which): Query<Which>) -> Answer {
+pub(crate) async fn close(
+    State(api): Shared,
+    Path(circuit): Path<u32>,
+    Query(which): Query<Which>,
+) -> Answer {
     done(api.ask(&which, Command::CloseCircuit(CircuitId(circuit))).await?)
 }
 
@@ -122,7 +128,9 @@ pub(crate) async fn test(
 
 /// What passes this node for others.
 pub(crate) async fn relay(State(api): Shared, Query(which): Query<Which>) -> Answer {
-    let Reply::Relaying(relaying) = api.ask(&which, Command::Relaying).await? else { return Err(unexpected()) };
+    let Reply::Relaying(relaying) = api.ask(&which, Command::Relaying).await? else {
+        return Err(unexpected());
+    };
     Ok(Body(forms::relaying(&relaying)))
 }
 
@@ -144,7 +152,7 @@ pub(crate) async fn set_relay(
     if part.exit && !part.relay {
         return Err(Problem::bad_request("exit", "an exit is a relay too"));
     }
-    done(api.ask(&which, Command::SetRelay { relay: part.relay, exit: part.exit }).await?)?;
+    let _ = done(api.ask(&which, Command::SetRelay { relay: part.relay, exit: part.exit }).await?)?;
     relay(State(api), Query(which)).await
 }
 

@@ -23,7 +23,9 @@ type Answer = Result<Body<Json>, Problem>;
 /// All torrents of the node.
 pub(crate) async fn list(State(api): Shared, Query(which): Query<Which>) -> Answer {
     let face = api.face(&which)?;
-    Ok(Body(torrents(face).await?.iter().map(|(torrent, route)| forms::download(torrent, *route, face)).collect()))
+    Ok(Body(
+        torrents(face).await?.iter().map(|(torrent, route)| forms::download(torrent, *route, face)).collect(),
+    ))
 }
 
 /// The node's torrents.
@@ -78,10 +80,9 @@ impl Wish {
             (0, false) => Ok(Route::Clear),
             (0, true) => Ok(Route::Hidden { hops: HIDDEN_HOPS }),
             (hops @ 1..=3, true) => Ok(Route::Hidden { hops }),
-            (_, false) if self.seed => Err(Problem::bad_request(
-                "hops",
-                "nobody finds who serves behind an exit: serve with hidden",
-            )),
+            (_, false) if self.seed => {
+                Err(Problem::bad_request("hops", "nobody finds who serves behind an exit: serve with hidden"))
+            }
             (hops @ 1..=3, false) => Ok(Route::Exit { hops }),
             _ => Err(Problem::bad_request("hops", "circuits have 1 to 3 hops")),
         }
@@ -126,7 +127,8 @@ pub(crate) async fn add(
     }
     let root = wish.folder.clone().unwrap_or_else(|| api.downloads.clone());
     let metainfo = if let Source::Metainfo(metainfo) = &source { Some(metainfo.clone()) } else { None };
-    let entry = Entry { magnet: wish.magnet, root: root.clone(), seed: wish.seed, peers: wish.peers.clone(), route };
+    let entry =
+        Entry { magnet: wish.magnet, root: root.clone(), seed: wish.seed, peers: wish.peers.clone(), route };
     let torrent = AddTorrent { source, root, seed: wish.seed, peers: wish.peers };
     match face.ask(Command::Add { torrent, route }).await? {
         Reply::Added(Ok(_)) => {}

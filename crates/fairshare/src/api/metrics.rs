@@ -47,7 +47,9 @@ pub(crate) async fn show(State(api): State<Arc<Api>>) -> Result<impl IntoRespons
     }
     text.push_str("# TYPE fairshare_payload_bytes counter\n");
     for (node, _, torrents) in &nodes {
-        let sum = |read: fn(&fairshare_swarm::TorrentStatus) -> u64| torrents.iter().map(read).sum::<u64>();
+        let sum = |read: fn(&fairshare_swarm::TorrentStatus) -> u64| {
+            torrents.iter().map(|(torrent, _)| read(torrent)).sum::<u64>()
+        };
         for (way, bytes) in [("in", sum(|one| one.downloaded)), ("out", sum(|one| one.uploaded))] {
             let _ = writeln!(text, "fairshare_payload_bytes{{node=\"{node}\",way=\"{way}\"}} {bytes}");
         }

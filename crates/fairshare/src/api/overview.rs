@@ -11,6 +11,7 @@ use crate::show::{self, rfc3339, short_key};
 use axum::Json as Body;
 use axum::extract::State;
 use fairshare_crypto::PublicKey;
+use fairshare_economy::payouts::PayoutView;
 use fairshare_ledger::HalfBlock;
 use fairshare_ledger::bandwidth::Bandwidth;
 use fairshare_node::{Command, Reply, Route};
@@ -129,8 +130,10 @@ impl View {
         let mut row = status(face, &node);
         row["name"] = json!(label(face));
         row["state"] = json!("up");
-        row["downloads"] = torrents.iter().map(|(torrent, route)| forms::download(torrent, *route, face)).collect();
+        row["downloads"] =
+            torrents.iter().map(|(torrent, route)| forms::download(torrent, *route, face)).collect();
         self.circuits.extend(self.circuit_rows(face, names).await?);
+        self.payouts.extend(payout_rows(face, names).await?);
         self.reputation.extend(reputation_rows(face, names).await?);
         self.nodes.push(row);
         Ok(())
@@ -140,7 +143,10 @@ impl View {
     async fn circuit_rows(&self, face: &Face, names: &Names) -> Result<Vec<Json>, Problem> {
         let Reply::Circuits(circuits) = face.ask(Command::Circuits).await? else { return Err(unexpected()) };
         let shown = circuits.iter().filter(|one| one.purpose != CircuitUse::Settlement);
-        Ok(shown.take(ROWS_MAX - self.circuits.len().min(ROWS_MAX)).map(|one| circuit_row(one, face, names)).collect())
+        Ok(shown
+            .take(ROWS_MAX - self.circuits.len().min(ROWS_MAX))
+            .map(|one| circuit_row(one, face, names))
+            .collect())
     }
 
     fn mark_forkers(&mut self) {
@@ -185,7 +191,8 @@ fn transfers<'a>(
 ) -> impl Iterator<Item = (u64, Json)> + 'a {
     let moving = connections.iter().filter(|one| one.upload_rate > 0 || one.refused && one.peer_interested);
     moving.map(move |one| {
-        let torrent = torrents.iter().map(|(torrent, _)| torrent).find(|torrent| torrent.info_hash == one.torrent);
+        let torrent =
+            torrents.iter().map(|(torrent, _)| torrent).find(|torrent| torrent.info_hash == one.torrent);
         let state = match one {
             one if one.refused => "refused",
             one if one.am_unchoking => "serving",
@@ -218,6 +225,23 @@ fn circuit_row(circuit: &CircuitStatus, face: &Face, names: &Names) -> Json {
     });
     row["path"] = std::iter::once(first).chain(hops).collect();
     row
+}
+
+/// Neighbours with whom anything is or was owed.
+async fn payout_rows(face: &Face, names: &Names) -> Result<Vec<Json>, Problem> {
+    let Reply::Payouts(views) = face.ask(Command::Payouts).await? else { return Err(unexpected()) };
+    let moved = |view: &&PayoutView| view.net != 0 || view.paid_in + view.paid_out > 0;
+    let row = |view: &PayoutView| {
+        let mut row = forms::payout(view);
+        row["node"] = json!(names.of(&face.public_key));
+        row["neighbour"] = json!(match (&view.peer, &view.neighbour) {
+            (Some(peer), _) => names.of(peer),
+            (None, Some(neighbour)) => names.of_tunnel(neighbour),
+            (None, None) => String::new(),
+        });
+        row
+    };
+    Ok(views.iter().filter(moved).take(ROWS_MAX).map(row).collect())
 }
 
 /// The best few, each with its reason.

@@ -127,6 +127,7 @@ fn router(api: Arc<Api>, door: Arc<Door>) -> Router {
         .route("/downloads/{hash}/pause", post(downloads::pause))
         .route("/downloads/{hash}/resume", post(downloads::resume))
         .route("/tokens", get(tokens::balance))
+        .route("/tokens/payouts", get(tokens::payouts))
         .route("/tokens/history", get(tokens::history))
         .route("/chain/proofs", get(chain::proofs))
         .route("/chain/recent", get(chain::recent))

@@ -39,6 +39,15 @@ pub(crate) async fn balance(
     })))
 }
 
+/// What is owed for circuits, by neighbour.
+pub(crate) async fn payouts(
+    State(api): State<Arc<Api>>,
+    Query(which): Query<Which>,
+) -> Result<Body<Json>, Problem> {
+    let Reply::Payouts(views) = api.ask(&which, Command::Payouts).await? else { return Err(unexpected()) };
+    Ok(Body(views.iter().map(forms::payout).collect()))
+}
+
 /// A page of the payments.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Page {

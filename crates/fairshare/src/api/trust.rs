@@ -32,8 +32,14 @@ pub(crate) async fn list(State(api): Shared, Query(which): Query<Which>, Query(p
 }
 
 /// Why a key stands as it does.
-pub(crate) async fn explain(State(api): Shared, Path(key): Path<String>, Query(which): Query<Which>) -> Answer {
+pub(crate) async fn explain(
+    State(api): Shared,
+    Path(key): Path<String>,
+    Query(which): Query<Which>,
+) -> Answer {
     let key: PublicKey = key.parse().map_err(|error| Problem::bad_request("key", format!("{error}")))?;
-    let Reply::Reason(reason) = api.ask(&which, Command::Explain(key)).await? else { return Err(unexpected()) };
+    let Reply::Reason(reason) = api.ask(&which, Command::Explain(key)).await? else {
+        return Err(unexpected());
+    };
     Ok(Body(forms::reason(&reason)))
 }

@@ -41,8 +41,10 @@ fn list(options: &Options) -> Outcome {
 
 fn line(circuit: &Json) -> String {
     let hops = circuit["path"].as_array().map_or(&[] as &[Json], Vec::as_slice);
-    let path: Vec<_> =
-        hops.iter().map(|hop| format!("{} {}", short(text(hop, "tunnel_key")), text(hop, "address"))).collect();
+    let path: Vec<_> = hops
+        .iter()
+        .map(|hop| format!("{} {}", short(text(hop, "tunnel_key")), text(hop, "address")))
+        .collect();
     format!(
         "  {:>10}  {:<12} {:<9} {:>5} s  up {}, down {}  you -> {}",
         circuit["circuit"],
@@ -88,8 +90,9 @@ fn stand(client: &Client, path: &Path) -> Outcome<(u64, Json)> {
         if start.elapsed() >= Duration::from_secs(path.timeout) || interrupt.came() {
             // It is of no use any more; if it cannot be closed, the node says why in its own time.
             let _ = client.delete(&format!("/api/v1/circuits/groups/{group}"));
-            return Err(Failure::failed("circuit", "no circuit stands after the given time")
-                .hint("fairshare relay status shows the relays that are known; all hops must be among them"));
+            return Err(Failure::failed("circuit", "no circuit stands after the given time").hint(
+                "fairshare relay status shows the relays that are known; all hops must be among them",
+            ));
         }
         std::thread::sleep(LOOK);
     }
@@ -151,7 +154,12 @@ fn relay_text(status: &Json) -> String {
         if words.is_empty() { "nothing".to_owned() } else { words.join(", ") }
     };
     let candidate = |one: &Json| {
-        format!("  {}  {:<21} offers {}", short(text(one, "tunnel_key")), text(one, "address"), words(&one["offers"]))
+        format!(
+            "  {}  {:<21} offers {}",
+            short(text(one, "tunnel_key")),
+            text(one, "address"),
+            words(&one["offers"])
+        )
     };
     format!(
         "tunnel key  {}\nthis node offers {}; it lasts until the node stops: [tunnel] relay in the configuration stays\n\

@@ -68,8 +68,8 @@ pub(crate) fn config(command: &ConfigCommand) -> Outcome {
 pub(crate) use chain::run as chain;
 pub(crate) use circuits::{relay, run as circuits};
 pub(crate) use tokens::run as tokens;
-pub(crate) use trust::run as trust;
 pub(crate) use torrents::{add, list, pause, remove, resume};
+pub(crate) use trust::run as trust;
 
 /// A text field of an answer.
 fn text<'a>(json: &'a Json, name: &str) -> &'a str {

@@ -1,6 +1,6 @@
-//! `fairshare tokens balance|history`.
+//! `fairshare tokens balance|history|payouts`.
 
-use super::{amount, lines, text, tokens_of};
+use super::{amount, lines, short, text, tokens_of};
 use crate::api::Client;
 use crate::cli::Tokens;
 use crate::failure::Outcome;
@@ -16,6 +16,12 @@ pub(crate) fn run(command: &Tokens) -> Outcome {
         Tokens::History(args) => {
             let history = history(&Client::find(&args.client)?, args.limit)?;
             print::one(args.client.json, &history, || lines(&history, payment, "nothing was paid yet"));
+        }
+        Tokens::Payouts(options) => {
+            let payouts = Client::find(options)?.get("/api/v1/tokens/payouts")?;
+            print::one(options.json, &payouts, || {
+                lines(&payouts, payout, "no circuit of anybody was carried yet")
+            });
         }
     }
     Ok(())
@@ -54,6 +60,23 @@ fn balance(tokens: &Json) -> String {
         show::bytes(amount(tokens, "given_bytes")),
         show::bytes(amount(tokens, "taken_bytes")),
         lines(&tokens["accounts"], account, "  no account with anybody"),
+    )
+}
+
+fn payout(payout: &Json) -> String {
+    let who = match (payout["peer"].as_str(), payout["tunnel_key"].as_str()) {
+        (Some(key), _) => short(key),
+        (None, Some(key)) => short(key),
+        (None, None) => "?",
+    };
+    format!(
+        "{who}  owes us {}, we owe it {}; ever got {}, paid {}; may leave {} unpaid, {}",
+        show::bytes(amount(payout, "owes_us_bytes")),
+        show::bytes(amount(payout, "we_owe_bytes")),
+        show::bytes(amount(payout, "received_bytes")),
+        show::bytes(amount(payout, "paid_bytes")),
+        show::bytes(amount(payout, "limit_bytes")),
+        text(payout, "state"),
     )
 }
 

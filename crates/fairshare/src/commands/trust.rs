@@ -25,7 +25,9 @@ pub(crate) fn run(command: &Trust) -> Outcome {
 
 fn best(args: &TrustShow) -> Outcome {
     let best = Client::find(&args.client)?.get(&format!("/api/v1/trust?limit={}", args.limit))?;
-    print::one(args.client.json, &best, || lines(&best, line, "nobody is known yet: standing follows from signed pairs"));
+    print::one(args.client.json, &best, || {
+        lines(&best, line, "nobody is known yet: standing follows from signed pairs")
+    });
     Ok(())
 }
 
@@ -47,10 +49,13 @@ fn explain(args: &ChainOf) -> Outcome {
 }
 
 fn reason(why: &Json) -> String {
-    let path: Vec<_> = why["path"].as_array().into_iter().flatten().filter_map(Json::as_str).map(short).collect();
+    let path: Vec<_> =
+        why["path"].as_array().into_iter().flatten().filter_map(Json::as_str).map(short).collect();
     let way = if path.is_empty() { "no signed pair leads to it".to_owned() } else { path.join(" -> ") };
     let bottleneck = match why["bottleneck"].as_str() {
-        Some(key) => format!("{:.0} % of all ways lead over {}", 100.0 * number(why, "bottleneck_share"), short(key)),
+        Some(key) => {
+            format!("{:.0} % of all ways lead over {}", 100.0 * number(why, "bottleneck_share"), short(key))
+        }
         None => "no single node stands between".to_owned(),
     };
     format!(
@@ -84,9 +89,10 @@ fn score(args: &TrustScore) -> Outcome {
         .collect();
     let answer = json!({ "engine": kind.name(), "scores": scores });
     print::one(args.json, &answer, || {
-        let rows = best.iter().take(SHOWN).map(|(node, score)| {
-            format!("{node:>10}  {:.6} +- {:.6}", score.value, score.std_err)
-        });
+        let rows = best
+            .iter()
+            .take(SHOWN)
+            .map(|(node, score)| format!("{node:>10}  {:.6} +- {:.6}", score.value, score.std_err));
         let more = best.len().saturating_sub(SHOWN);
         let rest = (more > 0).then(|| format!("... and {more} more; --json prints all"));
         rows.chain(rest).collect::<Vec<_>>().join("\n")

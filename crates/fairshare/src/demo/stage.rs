@@ -14,7 +14,7 @@ use fairshare_crypto::{PublicKey, Rng, SecretKey};
 use fairshare_economy::AccountView;
 use fairshare_host::{HostConfig, NodeHandle, identity_path};
 use fairshare_ledger::{ForkProof, HalfBlock};
-use fairshare_node::{Command, NodeStatus, Reply};
+use fairshare_node::{Command, NodeStatus, Reply, Route};
 use fairshare_swarm::{AddTorrent, InfoHash, Source, TorrentStatus};
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, SocketAddrV4};
@@ -98,7 +98,7 @@ impl Stage {
     pub(crate) async fn open_torrents(&self, index: usize) -> Outcome {
         let player = &self.players[index];
         let (root, torrent) = (player.dir.join("share"), &player.share.torrent);
-        player.add(torrent, root, true, Vec::new()).await?;
+        player.add(torrent, root, true, Vec::new(), Route::Clear).await?;
         for wanted in player.actor.wants.clone() {
             self.want(index, wanted).await?;
         }
@@ -113,7 +113,7 @@ impl Stage {
         let others = self.players.iter().enumerate().filter(|(other, player)| interested((*other, *player)));
         let peers = others.map(|(other, _)| self.address(other)).collect();
         let player = &self.players[index];
-        player.add(&self.players[whose].share.torrent, player.downloads(), false, peers).await
+        player.add(&self.players[whose].share.torrent, player.downloads(), false, peers, Route::Clear).await
     }
 
     /// The name of a key.
@@ -173,12 +173,14 @@ impl Player {
         root: PathBuf,
         seed: bool,
         peers: Vec<SocketAddr>,
+        route: Route,
     ) -> Outcome {
         let hash = torrent.info_hash();
-        let entry = Entry { magnet: None, root: root.clone(), seed, peers: Vec::new() };
+        let entry = Entry { magnet: None, root: root.clone(), seed, peers: Vec::new(), route };
         self.face.shelf.put(hash, entry, None)?;
         let source = Source::Metainfo(Arc::new(torrent.clone()));
-        match self.ask(Command::Add(AddTorrent { source, root, seed, peers })).await? {
+        let torrent = AddTorrent { source, root, seed, peers };
+        match self.ask(Command::Add { torrent, route }).await? {
             Reply::Added(Ok(_)) => Ok(()),
             Reply::Added(Err(why)) => Err(Failure::failed("demo", format!("{}: {why}", self.actor.name))),
             _ => Err(unexpected()),
@@ -218,7 +220,7 @@ impl Player {
 
     pub(crate) async fn torrents(&self) -> Outcome<Vec<TorrentStatus>> {
         match self.ask(Command::Torrents).await? {
-            Reply::Torrents(torrents) => Ok(torrents),
+            Reply::Torrents(torrents) => Ok(torrents.into_iter().map(|(torrent, _)| torrent).collect()),
             _ => Err(unexpected()),
         }
     }
@@ -251,7 +253,7 @@ impl Player {
             Ok(_) => return Err(unexpected()),
             Err(Down) => return Ok(false),
         };
-        Ok(wanted.iter().all(|hash| held.iter().any(|one| one.info_hash == *hash && one.finished)))
+        Ok(wanted.iter().all(|hash| held.iter().any(|(one, _)| one.info_hash == *hash && one.finished)))
     }
 
     /// Own blocks from `from` on.
