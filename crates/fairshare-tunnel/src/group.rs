@@ -27,6 +27,12 @@ const BUILDING_MAX: usize = 3;
 /// After a path could not be found, the next try waits for this.
 const PATIENCE: Duration = Duration::from_millis(500);
 
+/// A circuit that ended sooner than this did not live; so many in a row are borne, then the wait doubles with each, at
+/// most so often.
+const SHORT_LIFE: Duration = Duration::from_secs(5);
+const SHORT_LIVED_BORNE: u32 = 4;
+const PATIENCE_DOUBLED_MAX: u32 = 5;
+
 /// A group.
 pub(crate) struct Group {
     pub(crate) spec: GroupSpec,
@@ -34,12 +40,21 @@ pub(crate) struct Group {
     destinations: BTreeMap<Address, (CircuitId, Instant)>,
     told_ready: bool,
     retry_at: Instant,
+    /// Circuits in a row that ended as soon as they began.
+    short_lived: u32,
     pub(crate) hidden: Option<HiddenGroup>,
 }
 
 impl Group {
     pub(crate) fn new(spec: GroupSpec, now: Instant) -> Self {
-        Self { spec, destinations: BTreeMap::new(), told_ready: false, retry_at: now, hidden: None }
+        Self {
+            spec,
+            destinations: BTreeMap::new(),
+            told_ready: false,
+            retry_at: now,
+            short_lived: 0,
+            hidden: None,
+        }
     }
 
     /// Makes room for a destination: those that were not used for long go, or else the one that was used least lately.
@@ -177,13 +192,22 @@ impl Tunnel {
         self.look_up_service(now, id);
     }
 
-    pub(crate) fn data_circuit_gone(&mut self, id: GroupId, circuit: CircuitId) {
+    /// One of the group's circuits ended, which began then.
+    pub(crate) fn data_circuit_gone(
+        &mut self,
+        now: Instant,
+        id: GroupId,
+        circuit: CircuitId,
+        began: Instant,
+    ) {
         self.unsettle(id, circuit);
         let left = self.own.values().any(|one| one.purpose == Purpose::Data(id) && one.is_ready());
-        if let Some(group) = self.groups.get_mut(&id)
-            && !left
-        {
-            group.told_ready = false;
+        let Some(group) = self.groups.get_mut(&id) else { return };
+        group.told_ready &= left;
+        // Whoever ends our circuits at once is not asked again at once.
+        group.short_lived = if now.since(began) < SHORT_LIFE { group.short_lived + 1 } else { 0 };
+        if let Some(times) = group.short_lived.checked_sub(SHORT_LIVED_BORNE) {
+            group.retry_at = now + PATIENCE * 2_u32.pow(times.min(PATIENCE_DOUBLED_MAX));
         }
     }
 

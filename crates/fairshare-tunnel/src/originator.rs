@@ -263,7 +263,7 @@ impl Tunnel {
         self.event(TunnelEvent::CircuitClosed { circuit: id, reason });
         match circuit.purpose {
             Purpose::Settlement(neighbour) => self.link_gone(&neighbour, id),
-            Purpose::Data(group) => self.data_circuit_gone(group, id),
+            Purpose::Data(group) => self.data_circuit_gone(now.mono, group, id, circuit.began),
             Purpose::Introduction(_) | Purpose::Seeding(_) | Purpose::Taking(_) => {
                 self.hidden_circuit_gone(now, &circuit);
             }

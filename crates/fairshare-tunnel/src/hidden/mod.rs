@@ -33,6 +33,8 @@ pub(crate) const STEP: Duration = Duration::from_secs(10);
 /// Key exchanges that an introduction point passes on: of one address, and to all its seeders.
 const EXCHANGE_RATE: Rate = Rate { per_second: 5, burst: 20 };
 const ALL_EXCHANGES: Rate = Rate { per_second: 100, burst: 200 };
+/// Look-ups in the DHT that circuits of others may ask for.
+const ALL_FINDS: Rate = Rate { per_second: 20, burst: 60 };
 
 /// What this node does for hidden services of others.
 pub(crate) struct Services {
@@ -41,6 +43,8 @@ pub(crate) struct Services {
     /// Circuits that wait here to be joined.
     cookies: BTreeMap<[u8; 20], CircuitId>,
     finds: BTreeMap<u64, Find>,
+    /// Look-ups for others: each is many packets of ours.
+    all_finds: Limit,
     exchanges: SourceLimit,
     all_exchanges: Limit,
 }
@@ -51,6 +55,7 @@ impl Default for Services {
             introductions: BTreeMap::new(),
             cookies: BTreeMap::new(),
             finds: BTreeMap::new(),
+            all_finds: Limit::new(ALL_FINDS),
             exchanges: SourceLimit::new(EXCHANGE_RATE),
             all_exchanges: Limit::new(ALL_EXCHANGES),
         }

@@ -127,7 +127,7 @@ impl Tunnel {
 
     fn find_for(&mut self, now: Now, circuit: CircuitId, ident: Ident, info_hash: [u8; 20]) {
         self.touch(circuit, now.mono);
-        if self.services.finds.len() >= FINDS_MAX {
+        if self.services.finds.len() >= FINDS_MAX || !self.services.all_finds.take(now.mono) {
             return self.refuse("too many look-ups");
         }
         let ticket = self.new_ticket();

@@ -178,3 +178,25 @@ fn a_path_of_more_than_eight_extensions_is_not_built() {
     assert!(!world.saw(0, |event| matches!(event, TunnelEvent::GroupReady(_))));
     assert!((10..=11).all(|node| world.joined(node) == 0));
 }
+
+#[test]
+fn a_hop_that_ends_every_circuit_at_once_is_not_asked_without_pause() {
+    let mut world = World::town(1, 1);
+    let guard = SecretKey::generate(&mut Rng::from_seed([2; 32]));
+    assert_eq!(guard.public(), world.key(1));
+    world.nodes[0].tunnel.open_group(world.now, crate::world::GROUP, spec(2));
+    world.drain(0);
+    let mut ended = 0;
+    for _ in 0..600 {
+        world.run(Duration::from_millis(100));
+        for circuit in world.nodes[0].tunnel.circuits(world.now) {
+            let (from, to) = (world.nodes[1].address, world.nodes[0].address);
+            let destroy = Destroy::sign(&guard, OURS, circuit.circuit, DestroyReason::UNNEEDED);
+            world.inject(from, to, destroy.into());
+            ended += 1;
+        }
+    }
+    assert!((4..40).contains(&ended), "{ended} circuits in a minute");
+    world.run(Duration::from_secs(60));
+    assert!(world.echoed(&datagram(1, 100)), "it is forgiven");
+}
