@@ -85,6 +85,8 @@ pub struct Payouts {
     pub(super) accounts: BTreeMap<PublicKey, Account>,
     pub(super) rows: Rows,
     pub(super) pool: Pool,
+    /// Keys against which a proof of fraud stands; as many as the ledger keeps proofs.
+    pub(super) forkers: BTreeSet<PublicKey>,
     /// The neighbour that gets the dummy payment of an epoch.
     pub(super) dummy: Option<(u32, PublicKey)>,
     pub(super) timers: Timers<Timer>,
@@ -126,6 +128,7 @@ impl Payouts {
             accounts: BTreeMap::new(),
             rows: Rows::default(),
             pool,
+            forkers: BTreeSet::new(),
             dummy: None,
             timers: Timers::default(),
             settle_at: BTreeMap::new(),

@@ -63,7 +63,8 @@ impl Payouts {
 
     /// A proof of fraud stands against a payment key: it is not served, and nothing of it is signed.
     pub fn fork_proved(&mut self, now: Now, peer: &PublicKey) {
-        let account = self.accounts.entry(*peer).or_default();
+        self.forkers.insert(*peer);
+        let Some(account) = self.accounts.get_mut(peer) else { return };
         account.forker = true;
         if let Some(tunnel) = account.neighbour {
             self.weigh(now, &tunnel);

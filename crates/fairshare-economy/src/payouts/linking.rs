@@ -101,6 +101,7 @@ impl Payouts {
             let account = self.accounts.entry(bind.key).or_default();
             account.neighbour = Some(*tunnel);
             account.absorb(unbound);
+            account.forker = self.forkers.contains(&bind.key);
             self.dirty.insert(bind.key);
             self.dirty_neighbours.insert(*tunnel);
             self.event(PayoutsEvent::Bound { neighbour: *tunnel, peer: bind.key });

@@ -41,6 +41,8 @@ const fn charge(carried: &Carried) -> u64 {
     match (carried.end, carried.from_originator) {
         (CarriedEnd::Elsewhere, true) => RATE_GUARD,
         (CarriedEnd::Elsewhere, false) => RATE_RELAY,
+        // A settlement link, which nobody pays for.
+        (CarriedEnd::Other, true) => 0,
         _ => RATE_END,
     }
 }
@@ -216,7 +218,8 @@ mod tests {
             (CarriedEnd::Exit, true, 1),
             (CarriedEnd::Exit, false, 1),
             (CarriedEnd::Rendezvous, false, 1),
-            (CarriedEnd::Other, true, 1),
+            (CarriedEnd::Other, false, 1),
+            (CarriedEnd::Other, true, 0),
         ] {
             assert_eq!(charge(&carried(end, from_originator)), price, "{end:?} {from_originator}");
         }

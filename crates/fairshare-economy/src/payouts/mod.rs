@@ -21,6 +21,8 @@ mod output;
 mod record;
 mod rows;
 mod settling;
+#[cfg(test)]
+mod tests;
 
 pub use config::PayoutsConfig;
 pub use engine::Payouts;
