@@ -115,8 +115,26 @@ impl Network {
 //= spec/trust.md#4-5-netflow-limited-contribution-accounting
 pub fn netflow_capacities(settings: Settings, graph: Graph, ego: NodeId) -> Result<Vec<f64>, SettingsError> {
     let flows = Flows::new(EngineKind::NetFlow, settings, graph, ego)?;
-    let limit = |node| if node == ego { 0.0 } else { flows.limit(node) as f64 / flows.divisor() as f64 };
-    Ok((0..flows.size() as NodeId).map(limit).collect())
+    let mut capacities = vec![0.0; flows.marked.graph.node_count()];
+    for node in flows.nodes.iter().filter(|node| **node != ego) {
+        capacities[*node as usize] = flows.limit(*node) as f64 / flows.divisor() as f64;
+    }
+    Ok(capacities)
+}
+
+/// Ego and all nodes with an edge, ascending.
+fn with_edges(marked: &Marked) -> Vec<NodeId> {
+    let mut nodes = vec![marked.ego];
+    for from in 0..marked.graph.node_count() as NodeId {
+        let before = nodes.len();
+        nodes.extend(marked.graph.edges(from).map(|(to, _)| to));
+        if nodes.len() > before {
+            nodes.push(from);
+        }
+    }
+    nodes.sort_unstable();
+    nodes.dedup();
+    nodes
 }
 
 /// One of the two.
@@ -124,6 +142,9 @@ pub(crate) struct Flows {
     kind: EngineKind,
     settings: Settings,
     marked: Marked,
+    /// Ego and all nodes with an edge, ascending: their places are their numbers in the networks. Others, of which a graph
+    /// of few edges may have millions, cost nothing.
+    nodes: Vec<NodeId>,
     /// The network of all edges, since the last change.
     network: RefCell<Option<Network>>,
     /// The network in which no node passes more than its limit, since the last change.
@@ -145,6 +166,7 @@ impl Flows {
         }
         let marked = Marked::new(graph, ego);
         Ok(Self {
+            nodes: with_edges(&marked),
             kind,
             settings,
             marked,
@@ -159,8 +181,19 @@ impl Flows {
         if matches!(self.kind, EngineKind::NetFlow) { self.settings.netflow_divisor as u128 } else { 1 }
     }
 
-    fn size(&self) -> usize {
-        self.marked.graph.node_count().max(self.marked.ego as usize + 1)
+    /// The number of a node in the networks.
+    fn number(&self, node: NodeId) -> Option<usize> {
+        self.nodes.binary_search(&node).ok()
+    }
+
+    /// All edges with the numbers of their ends.
+    fn edges(&self) -> impl Iterator<Item = (usize, usize, u128)> + '_ {
+        self.nodes.iter().enumerate().flat_map(move |(number, from)| {
+            let edges = self.marked.graph.edges(*from);
+            edges.filter_map(move |(to, weight)| {
+                Some((number, self.number(to)?, self.capacity(*from, weight)))
+            })
+        })
     }
 
     fn capacity(&self, from: NodeId, weight: u64) -> u128 {
@@ -174,17 +207,13 @@ impl Flows {
         if let Some(known) = self.surplus.borrow().get(&node) {
             return *known;
         }
+        let (Some(ego), Some(other)) = (self.number(self.marked.ego), self.number(node)) else { return 0 };
         let mut slot = self.network.borrow_mut();
         let network = slot.get_or_insert_with(|| {
-            let mut network = Network::new(self.size());
-            for from in 0..self.marked.graph.node_count() as NodeId {
-                for (to, weight) in self.marked.graph.edges(from) {
-                    network.add(from as usize, to as usize, self.capacity(from, weight));
-                }
-            }
+            let mut network = Network::new(self.nodes.len());
+            self.edges().for_each(|(from, to, capacity)| network.add(from, to, capacity));
             network
         });
-        let (ego, other) = (self.marked.ego as usize, node as usize);
         let surplus = network.max_flow(ego, other) as i128 - network.max_flow(other, ego) as i128;
         self.surplus.borrow_mut().insert(node, surplus);
         surplus
@@ -198,27 +227,25 @@ impl Flows {
 
     /// The network of limits: each node k becomes two, k to enter and k + n to leave.
     fn limited_network(&self) -> Network {
-        let size = self.size();
+        let size = self.nodes.len();
         let mut network = Network::new(2 * size);
-        for k in 0..size {
-            let limit = if k == self.marked.ego as usize { UNLIMITED } else { self.limit(k as NodeId) };
-            network.add(k, k + size, limit);
-            for (to, weight) in self.marked.graph.edges(k as NodeId) {
-                network.add(k + size, to as usize, self.capacity(k as NodeId, weight));
-            }
+        for (number, node) in self.nodes.iter().enumerate() {
+            let limit = if *node == self.marked.ego { UNLIMITED } else { self.limit(*node) };
+            network.add(number, number + size, limit);
         }
+        self.edges().for_each(|(from, to, capacity)| network.add(from + size, to, capacity));
         network
     }
 
     /// The flow from ego to a node when no node passes more than its limit.
     fn limited_flow(&self, node: NodeId) -> u128 {
+        let (Some(ego), Some(other)) = (self.number(self.marked.ego), self.number(node)) else { return 0 };
         let mut slot = self.limited.borrow_mut();
-        let network = slot.get_or_insert_with(|| self.limited_network());
-        network.max_flow(self.marked.ego as usize, node as usize + self.size())
+        slot.get_or_insert_with(|| self.limited_network()).max_flow(ego, other + self.nodes.len())
     }
 
     fn value(&self, node: NodeId) -> f64 {
-        if node == self.marked.ego || node as usize >= self.size() {
+        if node == self.marked.ego {
             return 0.0;
         }
         match self.kind {
@@ -236,6 +263,7 @@ impl Flows {
         *self.network.get_mut() = None;
         *self.limited.get_mut() = None;
         self.surplus.get_mut().clear();
+        self.nodes = with_edges(&self.marked);
     }
 }
 
@@ -245,13 +273,14 @@ impl ReputationEngine for Flows {
     }
 
     fn apply(&mut self, changes: &[EdgeChange]) -> ApplyStats {
-        self.forget();
         // A graph that has outgrown the engine keeps what it has.
         if self.marked.graph.edge_count() > FLOW_EDGES_MAX {
             let refused = EdgeRefusals { full: changes.len(), ..EdgeRefusals::default() };
             return ApplyStats { refused, ..ApplyStats::default() };
         }
-        self.marked.apply(changes)
+        let stats = self.marked.apply(changes);
+        self.forget();
+        stats
     }
 
     fn mark_fraudster(&mut self, node: NodeId) {
@@ -265,7 +294,7 @@ impl ReputationEngine for Flows {
     }
 
     fn top(&self, count: usize) -> Vec<(NodeId, Score)> {
-        let all = (0..self.size() as NodeId).map(|node| (node, self.score(node)));
+        let all = self.nodes.iter().map(|node| (*node, self.score(*node)));
         engine::best(&self.marked.graph, self.marked.ego, count, all)
     }
 
@@ -285,6 +314,16 @@ impl ReputationEngine for Flows {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_node_with_a_high_number_costs_no_more_than_another() {
+        let graph = Graph::from_edges(&[(7, 9_000_000, 10), (9_000_000, 3, 4), (3, 7, 1)]);
+        let flows = Flows::new(EngineKind::NetFlow, Settings::default(), graph, 7).expect("small");
+        assert_eq!(flows.nodes, [3, 7, 9_000_000]);
+        let values = flows.top(9).into_iter().map(|(node, score)| (node, score.value));
+        assert_eq!(values.collect::<Vec<_>>(), [(9_000_000, 4.0), (3, 3.0)]);
+        assert_eq!(flows.score(8).value, 0.0);
+    }
 
     #[test]
     fn a_flow_takes_back_what_an_earlier_path_took_wrongly() {

@@ -21,9 +21,9 @@ const PLACE_POWER: f64 = 2.43;
 /// Blocks whose cost is measured, each two changes of edges.
 const BLOCKS: usize = 200_000;
 const OWN_CHANGES: usize = 20_000;
-const TARGETS: usize = 500;
-/// Cold builds; the fastest counts, for the others shared the machine.
-const BUILDS: u8 = 5;
+const TARGETS: usize = 60;
+/// Cold builds.
+const BUILDS: u8 = 16;
 /// The system counts the time on a processor in ticks of some milliseconds: shorter spans are taken from the clock.
 const TICKS: Duration = Duration::from_millis(40);
 /// What is promised: of a block at the largest size in microseconds, and of walks from scratch in milliseconds.
@@ -213,16 +213,11 @@ fn made(edges: u32) -> Made {
     let bytes_of_edge = graph.memory_bytes() as f64 / graph.edge_count() as f64;
     // A node like most that take part: 20 edges.
     let ego = (0..shape.nodes).find(|node| graph.degree(*node) == 20).unwrap_or(0);
-    let cold_ms = (0..BUILDS)
-        .map(|seed| {
-            let graph = graph.clone();
-            let began = Instant::now();
-            let built = engine_of(graph, ego, seed);
-            let span = began.elapsed().as_secs_f64() * 1e3;
-            drop(black_box(built));
-            span
-        })
-        .fold(f64::INFINITY, f64::min);
+    let graphs: Vec<_> = (0..BUILDS).map(|seed| (graph.clone(), seed)).collect();
+    let mut built = Vec::new();
+    let cold = measure(graphs, |(graph, seed)| built.push(black_box(engine_of(graph, ego, seed))));
+    let cold_ms = cold.mean_us / 1e3;
+    drop(built);
     let mut engine = engine_of(graph.clone(), ego, 0);
     let walk_bytes = engine.stats().bytes - graph.memory_bytes();
     let edges = graph.edge_count();
