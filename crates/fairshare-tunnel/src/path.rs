@@ -151,7 +151,8 @@ impl Choice<'_> {
     /// Last hops in the order in which they are to be tried.
     fn lasts(&mut self, community: CommunityId, wish: &Wish) -> Vec<Hop> {
         if let Some(last) = wish.last {
-            return vec![last];
+            // Somebody else chose it, and may have chosen us.
+            return if last.key == *self.me { Vec::new() } else { vec![last] };
         }
         let mut pool = self.fitting(community, wish.need, &[], wish);
         let mut order = Vec::new();

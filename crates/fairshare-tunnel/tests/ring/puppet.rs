@@ -1,13 +1,13 @@
 //! An originator without an engine, which sends whatever a test wants over a circuit of one hop; and what the hop may not
 //! be talked into.
 
-use crate::world::{HOST, OURS, World, datagram, exit, plain};
+use crate::world::{GROUP, HOST, OURS, World, datagram, exit, plain, spec, user};
 use bytes::Bytes;
 use fairshare_crypto::{Rng, SecretKey};
-use fairshare_tunnel::CircuitId;
 use fairshare_tunnel::handshake::{HopKeys, Initiator, hop_keys, respond};
-use fairshare_tunnel::layer::{OriginatorLayer, Sealer};
+use fairshare_tunnel::layer::{HopLayer, OriginatorLayer, Sealer};
 use fairshare_tunnel::wire::{Body, CELL_HEADER_LEN, CellHeader, Exchange, Message, NOWHERE};
+use fairshare_tunnel::{CircuitId, Flags, GroupSpec, TunnelEvent};
 use fairshare_wire::Address;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -58,13 +58,17 @@ impl Puppet {
 
     /// Sends a message and returns the answers.
     fn ask(&mut self, world: &mut World, message: &[u8], early: bool) -> Vec<Message> {
+        self.send(world, message, early);
+        world.run(Duration::from_millis(200));
+        self.answers(world)
+    }
+
+    fn send(&mut self, world: &mut World, message: &[u8], early: bool) {
         let mut cell = self.header(early);
         cell.resize(CELL_HEADER_LEN + COUNTER, 0);
         cell.extend_from_slice(message);
         self.layer.seal(&mut cell, CELL_HEADER_LEN);
         world.inject(self.address, world.nodes[self.hop].address, cell.into());
-        world.run(Duration::from_millis(200));
-        self.answers(world)
     }
 
     fn answers(&mut self, world: &World) -> Vec<Message> {
@@ -218,4 +222,119 @@ fn an_originator_that_repeats_its_counter_is_borne_for_a_while() {
         answered += puppet.answers(&world).len();
     }
     assert_eq!(answered, 65, "the first, and 64 repeats");
+}
+
+/// A message of a random kind: noise, or a good one with some bytes changed.
+fn noise(rng: &mut Rng, good: &[Vec<u8>]) -> Vec<u8> {
+    if rng.chance(1, 2) {
+        let mut message = vec![0; rng.index(400).expect("not empty")];
+        rng.fill(&mut message);
+        if let Some(id) = message.first_mut() {
+            *id = u8::try_from(rng.below(48)).expect("small");
+        }
+        return message;
+    }
+    let mut message = good[rng.index(good.len()).expect("not empty")].clone();
+    for _ in 0..rng.below(4) {
+        let at = rng.index(message.len()).expect("not empty");
+        message[at] = u8::try_from(rng.below(256)).expect("a byte");
+    }
+    message.truncate(message.len() - rng.index(message.len().min(8)).expect("not empty"));
+    message
+}
+
+fn good_messages(rng: &mut Rng) -> Vec<Vec<u8>> {
+    let key = SecretKey::generate(rng).public();
+    let (point, some) = (rng.bytes(), Bytes::from(vec![7; 40]));
+    let exchange = Exchange { ident: 1, point, auth: rng.bytes(), candidates: some.clone() };
+    let host = Address::Host("tracker.example".into(), 6_969);
+    [
+        data(HOST),
+        Message::Data(Body { destination: host.clone(), origin: host.clone(), data: some.clone() }),
+        Message::Extend { ident: 1, key, point, address: HOST },
+        Message::Extended(exchange.clone()),
+        Message::Created(exchange),
+        Message::Ping { ident: 1 },
+        Message::Pong { ident: 1 },
+        Message::EstablishIntro { ident: 1, info_hash: [1; 20], seeder: key },
+        Message::IntroEstablished { ident: 1 },
+        Message::EstablishRendezvous { ident: 1, cookie: [1; 20] },
+        Message::RendezvousEstablished { ident: 1, address: HOST },
+        Message::LinkE2e { ident: 1, cookie: [1; 20] },
+        Message::LinkedE2e { ident: 1 },
+        Message::PeersRequest { ident: 1, info_hash: [1; 20] },
+        Message::PeersResponse { ident: 1, info_hash: [1; 20], peers: Vec::new() },
+        Message::TestRequest { ident: 1, response_size: 65_535, data: some.clone() },
+        Message::TestResponse { ident: 1, data: some.clone() },
+        Message::HttpRequest { ident: 1, target: host, request: some.clone() },
+        Message::HttpResponse { ident: 1, part: 0, total: 65_535, response: some.clone() },
+        Message::Settlement { id: 43, body: some },
+    ]
+    .iter()
+    .map(Message::to_bytes)
+    .collect()
+}
+
+//= spec/tunnels.md#15-acceptance
+#[test]
+fn a_hop_bears_whatever_an_originator_sends_under_good_layers() {
+    for round in 0..20 {
+        let mut world = town();
+        let mut puppet = Puppet::join(&mut world, 1);
+        let mut rng = Rng::from_seed([round; 32]);
+        let good = good_messages(&mut rng);
+        for _ in 0..100 {
+            let message = noise(&mut rng, &good);
+            let early = rng.chance(1, 2);
+            puppet.send(&mut world, &message, early);
+            world.run(Duration::from_millis(50));
+        }
+        world.run(Duration::from_secs(70));
+        assert_eq!(world.joined(1), 0, "and forgets it");
+    }
+}
+
+//= spec/tunnels.md#15-acceptance
+#[test]
+fn an_originator_bears_whatever_a_hop_sends_under_good_layers() {
+    let mut world = World::new(vec![user(&[OURS]), exit(&[OURS])]);
+    world.tap.recording = true;
+    let mut rng = Rng::from_seed([8; 32]);
+    let key = SecretKey::generate(&mut rng);
+    let (hop, us) = ("127.77.0.1:7000".parse().expect("an address"), world.nodes[0].address);
+    world.nodes[0].tunnel.candidate_found(world.now, OURS, key.public(), hop, Flags(0x800f));
+    let good = good_messages(&mut rng);
+    for _ in 0..20 {
+        let read = world.tap.datagrams.len();
+        let spec = GroupSpec { path: Some(vec![key.public()]), ..spec(1) };
+        world.nodes[0].tunnel.open_group(world.now, GROUP, spec);
+        world.drain(0);
+        let (.., create) = world.tap.datagrams[read..].iter().find(|(_, to, _)| *to == hop).expect("CREATE");
+        let (header, message) = CellHeader::parse(create).expect("a cell");
+        let Ok(Some(Message::Create { ident, point, .. })) = Message::parse(message) else {
+            panic!("CREATE")
+        };
+        let response = respond(&key, &mut rng, &point).expect("a point");
+        let mut layer = HopLayer::new(hop_keys(&response.shared), &mut rng);
+        let candidates = layer.seal_candidates(&mut rng, &[0]).into();
+        let exchange = Exchange { ident, point: response.point, auth: response.auth, candidates };
+        let created = [header.to_bytes().as_slice(), &Message::Created(exchange).to_bytes()].concat();
+        world.inject(hop, us, created.into());
+        world.run(Duration::from_millis(50));
+        assert!(world.saw(0, |event| matches!(event, TunnelEvent::GroupReady(GROUP))));
+        for _ in 0..200 {
+            let mut cell = CellHeader { plaintext: false, ..header }.to_bytes().to_vec();
+            cell.resize(CELL_HEADER_LEN + COUNTER, 0);
+            cell.extend_from_slice(&noise(&mut rng, &good));
+            layer.seal(&mut cell, CELL_HEADER_LEN);
+            world.inject(hop, us, cell.into());
+        }
+        world.run(Duration::from_secs(1));
+        world.nodes[0].tunnel.close_group(world.now, GROUP);
+        world.drain(0);
+        world.run(Duration::from_secs(1));
+        world.nodes[0].events.clear();
+        world.nodes[0].received.clear();
+    }
+    assert!(world.paths().is_empty());
 }
