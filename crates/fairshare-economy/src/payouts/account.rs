@@ -186,6 +186,12 @@ impl Account {
         self.owing_since.is_some_and(|since| epoch.saturating_sub(since) > OVERDUE_EPOCHS)
     }
 
+    /// Whether nothing would be lost with it: nothing was ever carried, promised or paid.
+    pub(super) fn is_blank(&self) -> bool {
+        let chain = self.counted.is_empty() && self.unanswered.is_empty();
+        chain && self.since.is_none() && self.held == [0; 4] && self.iou == [0; 4]
+    }
+
     pub(super) fn disagrees(&self) -> bool {
         self.short >= SHORT_MAX
     }

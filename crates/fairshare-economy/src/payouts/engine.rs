@@ -10,7 +10,7 @@ use super::record::{RecordKey, decode_binding, encode_account, encode_binding, r
 use super::rows::Rows;
 use crate::timer::Timers;
 use fairshare_crypto::{PublicKey, Rng, SecretKey, hmac_sha256, sha256};
-use fairshare_ledger::{HalfBlock, RecordKind};
+use fairshare_ledger::{HalfBlock, Record, RecordKind};
 use fairshare_wire::{Instant, Now};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -18,6 +18,10 @@ use std::time::Duration;
 
 /// How long a failed write waits for the next try.
 const WRITE_RETRY: Duration = Duration::from_secs(5);
+/// Messages of one neighbour that are heard at once; in order come about eight a minute.
+const MESSAGES_BURST: u32 = 32;
+/// After that time one more is heard.
+const MESSAGE_REFILL: Duration = Duration::from_millis(500);
 
 /// What is to be looked at when its time comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -58,10 +62,27 @@ pub(super) struct Neighbour {
     pub(super) asked: Option<Instant>,
     /// When it was told our payment key.
     pub(super) bound_at: Option<Instant>,
-    /// The last time that it carried or said something.
-    pub(super) last: Instant,
+    /// The payment key that is on record; only while something is carried.
+    recorded: Option<PublicKey>,
+    /// How many of its messages were heard lately, and when the last one came.
+    heard: (u32, Instant),
     /// It had more than the newcomers' pool holds.
     pub(super) pool_empty: bool,
+}
+
+impl Neighbour {
+    /// Whether one more message is heard: each may cost a signature and a write.
+    pub(super) fn may_speak(&mut self, now: Instant) -> bool {
+        let (count, last) = self.heard;
+        let forgotten = now.since(last).as_millis() / MESSAGE_REFILL.as_millis();
+        let count = count.saturating_sub(u32::try_from(forgotten).unwrap_or(u32::MAX));
+        if count >= MESSAGES_BURST {
+            return false;
+        }
+        let last = if count == 0 || forgotten > 0 { now } else { last };
+        self.heard = (count + 1, last);
+        true
+    }
 }
 
 /// A write, and what waits for it.
@@ -225,6 +246,11 @@ impl Payouts {
     /// A write failed. What waits for it goes on waiting, and it is tried again.
     pub fn persist_failed(&mut self, now: Now, ticket: u64) {
         if let Some(write) = self.writes.remove(&ticket) {
+            for tunnel in &write.neighbours {
+                if let Some(neighbour) = self.neighbours.get_mut(tunnel) {
+                    neighbour.recorded = None;
+                }
+            }
             self.failed.push(write);
             self.timers.set(Timer::Write, now.mono + WRITE_RETRY);
         }
@@ -301,22 +327,43 @@ impl Payouts {
         self.boundary_ms(epoch.saturating_add(1)).saturating_add(late)
     }
 
-    /// The neighbour, new or known; `None` if there are too many.
-    pub(super) fn neighbour(&mut self, now: Now, tunnel: &PublicKey) -> Option<&mut Neighbour> {
+    /// The neighbour, new or known; `None` if there are too many with which something was ever carried.
+    pub(super) fn neighbour(&mut self, tunnel: &PublicKey) -> Option<&mut Neighbour> {
         if !self.neighbours.contains_key(tunnel) && self.neighbours.len() >= NEIGHBOURS_MAX {
-            self.refuse("too many neighbours");
-            return None;
+            self.forget_blank_neighbours();
+            if self.neighbours.len() >= NEIGHBOURS_MAX {
+                self.refuse("too many neighbours");
+                return None;
+            }
         }
-        let neighbour = self.neighbours.entry(*tunnel).or_default();
-        neighbour.last = now.mono;
-        Some(neighbour)
+        Some(self.neighbours.entry(*tunnel).or_default())
+    }
+
+    /// Whoever only talked is forgotten: anybody can invent keys.
+    fn forget_blank_neighbours(&mut self) {
+        self.accounts.retain(|_, account| !account.is_blank());
+        let Self { neighbours, accounts, dirty_neighbours, .. } = self;
+        neighbours.retain(|tunnel, neighbour| {
+            let keep = match neighbour.peer {
+                Some(peer) => accounts.contains_key(&peer),
+                None => neighbour.unbound.since.is_some(),
+            };
+            if !keep {
+                dirty_neighbours.insert(*tunnel);
+            }
+            keep
+        });
     }
 
     /// The account of a neighbour: with its payment key, or its own while it has none.
     pub(super) fn account_of(&mut self, tunnel: &PublicKey) -> Option<&mut Account> {
         let neighbour = self.neighbours.get_mut(tunnel)?;
         match neighbour.peer {
-            Some(peer) => self.accounts.get_mut(&peer),
+            Some(peer) => {
+                let account = self.accounts.entry(peer).or_default();
+                account.neighbour.get_or_insert(*tunnel);
+                Some(account)
+            }
             None => Some(&mut neighbour.unbound),
         }
     }
@@ -362,17 +409,18 @@ impl Payouts {
 
     fn write(&mut self, write: Write) {
         let accounts = write.accounts.iter().filter_map(|peer| {
-            let account = self.accounts.get(peer)?;
+            let account = self.accounts.get(peer).filter(|account| !account.is_blank())?;
             Some(RecordKey::Account(*peer).record(Some(encode_account(account))))
         });
-        let neighbours = write.neighbours.iter().flat_map(|tunnel| {
-            let neighbour = self.neighbours.get(tunnel);
-            let binding = neighbour.and_then(|it| Some(encode_binding(&it.peer?, it.epoch)));
-            let unbound = neighbour.filter(|it| it.peer.is_none() && it.unbound.since.is_some());
-            let unbound = unbound.map(|it| encode_account(&it.unbound));
-            [RecordKey::Binding(*tunnel).record(binding), RecordKey::Unbound(*tunnel).record(unbound)]
-        });
+        let neighbours = write.neighbours.iter().flat_map(|tunnel| self.neighbour_records(tunnel));
         let records: Vec<_> = accounts.chain(neighbours).collect();
+        for tunnel in &write.neighbours {
+            if let Some(neighbour) = self.neighbours.get_mut(tunnel) {
+                let carries =
+                    |peer: &PublicKey| self.accounts.get(peer).is_some_and(|it: &Account| !it.is_blank());
+                neighbour.recorded = neighbour.peer.filter(carries);
+            }
+        }
         if records.is_empty() {
             // What it depends on may still be on its way to the disk.
             let earlier = self.writes.values_mut().next_back().or_else(|| self.failed.last_mut());
@@ -385,6 +433,22 @@ impl Payouts {
         self.next_ticket += 1;
         self.writes.insert(ticket, write);
         self.output(PayoutsOutput::Persist { ticket, records });
+    }
+
+    /// What is on record about a neighbour: its payment key as soon as something was carried, or its account while it
+    /// has none. Whoever only talks leaves nothing on the disk.
+    fn neighbour_records(&self, tunnel: &PublicKey) -> Vec<Record> {
+        let neighbour = self.neighbours.get(tunnel);
+        let Some((neighbour, peer)) = neighbour.and_then(|it| Some((it, it.peer?))) else {
+            let unbound = neighbour.filter(|it| it.unbound.since.is_some());
+            return vec![RecordKey::Unbound(*tunnel).record(unbound.map(|it| encode_account(&it.unbound)))];
+        };
+        let blank = self.accounts.get(&peer).is_none_or(Account::is_blank);
+        if blank || neighbour.recorded == Some(peer) {
+            return Vec::new();
+        }
+        let binding = encode_binding(&peer, neighbour.epoch);
+        vec![RecordKey::Binding(*tunnel).record(Some(binding)), RecordKey::Unbound(*tunnel).record(None)]
     }
 
     fn write_again(&mut self) {

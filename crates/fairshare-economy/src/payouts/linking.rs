@@ -19,8 +19,9 @@ impl Payouts {
         let Ok(message) = SettleMessage::read(id, body) else {
             return self.refuse("malformed settlement message");
         };
-        if self.neighbour(now, neighbour).is_none() {
-            return;
+        let Some(known) = self.neighbour(neighbour) else { return };
+        if !known.may_speak(now.mono) {
+            return self.refuse("too many settlement messages of a neighbour");
         }
         if let SettleMessage::Bind(bind) = &message {
             return self.take_bind(now, neighbour, bind);
@@ -90,6 +91,9 @@ impl Payouts {
         }
         if !bind.verify(tunnel, &me) {
             return self.refuse("binding that is not signed by both keys");
+        }
+        if !self.accounts.contains_key(&bind.key) && self.accounts.len() >= NEIGHBOURS_MAX {
+            self.accounts.retain(|_, account| !account.is_blank());
         }
         if !self.accounts.contains_key(&bind.key) && self.accounts.len() >= NEIGHBOURS_MAX {
             return self.refuse("too many neighbours");

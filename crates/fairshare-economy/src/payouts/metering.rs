@@ -71,12 +71,12 @@ impl Payouts {
         }
         let neighbours = [carried.from, carried.to].into_iter().flatten();
         for neighbour in neighbours {
+            self.dirty_neighbours.insert(neighbour);
             if let Some(peer) = self.peer_of(&neighbour) {
                 self.dirty.insert(peer);
                 self.pass_on(now, &peer);
                 self.plan_iou(now, &peer);
             } else {
-                self.dirty_neighbours.insert(neighbour);
                 self.show_key_soon(now, &neighbour);
             }
         }
@@ -88,7 +88,7 @@ impl Payouts {
 
     /// The neighbour towards the originator owes for what this node did.
     fn charge(&mut self, now: Now, from: &PublicKey, carried: &Carried) {
-        let Some(neighbour) = self.neighbour(now, from) else { return };
+        let Some(neighbour) = self.neighbour(from) else { return };
         let bytes = neighbour.meter_from.add(now.mono, carried.from_bytes);
         let amount = bytes.saturating_mul(charge(carried));
         let epoch = self.epoch(now);
@@ -106,7 +106,7 @@ impl Payouts {
     /// This node owes the next neighbour, or the one on the seeder's side of a rendezvous (there it pays from what the
     /// downloader's side pays in).
     fn owe(&mut self, now: Now, to: &PublicKey, carried: &Carried) {
-        let Some(neighbour) = self.neighbour(now, to) else { return };
+        let Some(neighbour) = self.neighbour(to) else { return };
         let bytes = neighbour.meter_to.add(now.mono, carried.to_bytes);
         let period = neighbour.meter_to.period();
         let epoch = self.epoch(now);

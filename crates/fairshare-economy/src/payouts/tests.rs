@@ -9,8 +9,7 @@ use super::message::SettleMessage;
 use super::message::{Bind, SettleCode};
 use super::output::{Carried, CarriedEnd, PayoutJudgement};
 use super::output::{LinkAllowance, PayoutsOutput};
-use bytes::Bytes;
-use fairshare_crypto::{Rng, SecretKey};
+use fairshare_crypto::{PublicKey, Rng, SecretKey};
 use fairshare_ledger::HalfBlock;
 use fairshare_ledger::bandwidth::Bandwidth;
 use fairshare_ledger::{BlockType, Draft, GENESIS_HASH};
@@ -220,7 +219,7 @@ fn only_a_payment_that_is_owed_is_signed_and_it_once() {
             link_sequence: 0,
             previous_hash: GENESIS_HASH,
             kind: BlockType::BANDWIDTH,
-            transaction: Bytes::from(bench.payment(1, MIB, end).transaction.clone()),
+            transaction: bench.payment(1, MIB, end).transaction.clone(),
             timestamp_ms: end,
         },
     );
@@ -237,7 +236,7 @@ fn a_proposal_gets_the_same_answer_again_and_its_block_is_signed_later() {
     bench.said();
     let ask =
         |epoch, k| SettleMessage::Propose { epoch, index: 0, debt: 8 * MIB, credit: 0, k, blocks: vec![] };
-    let mut answer = |bench: &mut Bench, epoch, k| {
+    let answer = |bench: &mut Bench, epoch, k| {
         bench.say(&ask(epoch, k));
         let said = bench.said();
         said.into_iter().find_map(|message| match message {
@@ -311,7 +310,7 @@ fn the_steps_come_at_half_three_quarters_and_all_of_the_limit() {
     let mut bench = Bench::new();
     bench.payouts.config.base_limit = 100 * MIB;
     bench.payouts.accounts.get_mut(&bench.peer.public()).expect("bound").settled.push_back((u64::MAX, 0));
-    let mut allowance = |bench: &mut Bench, mib: u64, seconds: u64| {
+    let allowance = |bench: &mut Bench, mib: u64, seconds: u64| {
         bench.now = bench.now.after(Duration::from_secs(seconds));
         bench.carry(mib * MIB);
         bench.payouts.handle_timeout(bench.now);
@@ -329,4 +328,35 @@ fn the_steps_come_at_half_three_quarters_and_all_of_the_limit() {
     assert_eq!(allowance(&mut bench, 0, 1).0, LinkAllowance::Cut, "more than half is used still");
     bench.iou([100 * MIB, 0, 0, 0]);
     assert_eq!(allowance(&mut bench, 0, 1).0, LinkAllowance::Open);
+}
+
+#[test]
+fn a_neighbour_that_talks_too_much_is_not_listened_to() {
+    let mut bench = Bench::new();
+    for amount in 1..100 {
+        bench.iou([amount, 0, 0, 0]);
+    }
+    let held = bench.account().held[0];
+    assert!(held < 40, "{held}: each higher IOU costs a write");
+    bench.now = bench.now.after(Duration::from_secs(10));
+    bench.iou([200, 0, 0, 0]);
+    assert_eq!(bench.account().held[0], 200);
+}
+
+#[test]
+fn invented_neighbours_leave_room_for_real_ones() {
+    let mut bench = Bench::new();
+    bench.carry(MIB);
+    let mut rng = Rng::from_seed([8; 32]);
+    let hello = SettleMessage::IouRequest { epoch: 10 };
+    for _ in 0..super::config::NEIGHBOURS_MAX + 10 {
+        let tunnel = PublicKey::from_bytes(rng.bytes());
+        bench.payouts.link_message(bench.now, &tunnel, hello.id(), &hello.write());
+    }
+    assert!(bench.payouts.neighbours.len() <= super::config::NEIGHBOURS_MAX);
+    assert!(bench.payouts.neighbours.contains_key(&bench.tunnel.public()), "there is a debt");
+    let real = key(20).public();
+    let carried = Carried { to: Some(real), hops: 1, to_bytes: 5, ..Carried::default() };
+    bench.payouts.carried(bench.now, &carried);
+    assert!(bench.payouts.neighbours.contains_key(&real));
 }
