@@ -32,6 +32,8 @@ struct OwnLink {
     circuit: Option<CircuitId>,
     waiting: VecDeque<(u8, Bytes)>,
     used: Instant,
+    /// The last circuit came not to stand.
+    failed: bool,
 }
 
 impl Links {
@@ -43,17 +45,29 @@ impl Links {
 }
 
 impl Tunnel {
-    /// Sends a message about payment to a neighbour: over the circuit that it opened to us if `reply`, else over one of
-    /// our own, which is built when there is none. Messages may be lost like all datagrams.
+    /// Sends a message about payment to a neighbour: over a circuit of our own, whose key exchange proves who is there.
+    /// If `reply`, a neighbour that answers no CREATE is answered over the circuit that it opened to us. Messages may be
+    /// lost like all datagrams.
     pub fn link_send(&mut self, now: Now, neighbour: &PublicKey, reply: bool, id: u8, body: Bytes) {
         let message = Message::Settlement { id, body };
-        if reply && let Some(circuit) = self.links.theirs.get(neighbour).copied() {
-            if self.joined.contains_key(&circuit) {
-                return self.end_send(circuit, &message);
-            }
-            self.links.theirs.remove(neighbour);
+        let theirs = self.links.theirs.get(neighbour).copied();
+        if let Some(circuit) = theirs.filter(|_| reply && !self.can_be_met(neighbour)) {
+            return self.end_send(circuit, &message);
         }
         self.own_link_send(now, neighbour, message);
+    }
+
+    /// Whether a link of ours to the neighbour stands, or is likely to: whoever names its key when it opens a circuit to
+    /// us has not proved it.
+    fn can_be_met(&self, neighbour: &PublicKey) -> bool {
+        let relays = self
+            .candidates
+            .get(neighbour)
+            .is_some_and(|one| one.offers.values().any(|flags| *flags != Flags::NONE));
+        match self.links.own.get(neighbour) {
+            Some(link) => link.circuit.is_some_and(|id| self.own.contains_key(&id)) || relays && !link.failed,
+            None => relays,
+        }
     }
 
     fn own_link_send(&mut self, now: Now, neighbour: &PublicKey, message: Message) {
@@ -61,7 +75,7 @@ impl Tunnel {
         if self.links.own.len() >= LINKS_MAX && !self.links.own.contains_key(neighbour) {
             return self.refuse("too many settlement links");
         }
-        let new = || OwnLink { circuit: None, waiting: VecDeque::new(), used: now.mono };
+        let new = || OwnLink { circuit: None, waiting: VecDeque::new(), used: now.mono, failed: false };
         let link = self.links.own.entry(*neighbour).or_insert_with(new);
         link.used = now.mono;
         if let Some(circuit) = link.circuit
@@ -92,16 +106,18 @@ impl Tunnel {
     pub(crate) fn link_stands(&mut self, neighbour: PublicKey, circuit: CircuitId) {
         let Some(link) = self.links.own.get_mut(&neighbour) else { return };
         link.circuit = Some(circuit);
+        link.failed = false;
         for (id, body) in std::mem::take(&mut link.waiting) {
             self.own_send(circuit, &Message::Settlement { id, body });
         }
     }
 
-    pub(crate) fn link_gone(&mut self, neighbour: &PublicKey, circuit: CircuitId) {
+    pub(crate) fn link_gone(&mut self, neighbour: &PublicKey, circuit: CircuitId, stood: bool) {
         if let Some(link) = self.links.own.get_mut(neighbour)
             && link.circuit == Some(circuit)
         {
             link.circuit = None;
+            link.failed = !stood;
         }
     }
 

@@ -262,7 +262,7 @@ impl Tunnel {
         self.report_own(&circuit);
         self.event(TunnelEvent::CircuitClosed { circuit: id, reason });
         match circuit.purpose {
-            Purpose::Settlement(neighbour) => self.link_gone(&neighbour, id),
+            Purpose::Settlement(neighbour) => self.link_gone(&neighbour, id, circuit.is_ready()),
             Purpose::Data(group) => self.data_circuit_gone(now.mono, group, id, circuit.began),
             Purpose::Introduction(_) | Purpose::Seeding(_) | Purpose::Taking(_) => {
                 self.hidden_circuit_gone(now, &circuit);

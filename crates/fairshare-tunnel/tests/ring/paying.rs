@@ -50,22 +50,49 @@ fn both_ends_of_a_link_count_the_same_bytes() {
     assert!(told[3].iter().any(|one| one.end == CircuitEnd::Exit && one.to.is_none()));
 }
 
+/// Whether a node got this message from that neighbour, which proved itself or not.
+fn got(world: &World, node: usize, from: usize, outgoing: bool, id: u8, body: &Bytes) -> bool {
+    let neighbour = world.key(from);
+    let message = TunnelEvent::LinkMessage { neighbour, outgoing, id, body: body.clone() };
+    world.nodes[node].events.contains(&message)
+}
+
+fn tell(world: &mut World, from: usize, to: usize, id: u8, body: &Bytes) {
+    let key = world.key(to);
+    world.nodes[from].tunnel.link_send(world.now, &key, true, id, body.clone());
+    world.drain(from);
+    world.run(Duration::from_secs(2));
+}
+
 //= spec/payouts.md#31-parties-and-accounts
 #[test]
-fn neighbours_exchange_messages_over_a_link_and_the_opener_knows_who_answers() {
+fn neighbours_exchange_messages_over_links_of_their_own() {
     let mut world = World::town(2, 0);
-    let (a, b) = (world.key(1), world.key(2));
     let body = Bytes::from(vec![3; 512]);
-    world.nodes[1].tunnel.link_send(world.now, &b, false, 40, body.clone());
-    world.drain(1);
-    world.run(Duration::from_secs(2));
-    let got = TunnelEvent::LinkMessage { neighbour: a, outgoing: false, id: 40, body: body.clone() };
-    assert!(world.nodes[2].events.contains(&got), "{:?}", world.nodes[2].events);
-    world.nodes[2].tunnel.link_send(world.now, &a, true, 41, body.clone());
-    world.drain(2);
-    world.run(Duration::from_secs(2));
-    let answered = TunnelEvent::LinkMessage { neighbour: b, outgoing: true, id: 41, body };
-    assert!(world.nodes[1].events.contains(&answered), "{:?}", world.nodes[1].events);
+    tell(&mut world, 1, 2, 40, &body);
+    assert!(got(&world, 2, 1, false, 40, &body), "{:?}", world.nodes[2].events);
+    tell(&mut world, 2, 1, 41, &body);
+    assert!(got(&world, 1, 2, false, 41, &body), "{:?}", world.nodes[1].events);
+}
+
+//= spec/payouts.md#31-parties-and-accounts
+#[test]
+fn who_answers_no_create_is_answered_over_its_own_link() {
+    let mut world = World::town(1, 0);
+    let body = Bytes::from(vec![3; 512]);
+    tell(&mut world, 0, 1, 40, &body);
+    tell(&mut world, 1, 0, 41, &body);
+    assert!(got(&world, 0, 1, true, 41, &body), "{:?}", world.nodes[0].events);
+    // One that says it relays, but cannot be reached from here.
+    let (key, address) = (world.key(0), world.nodes[0].address);
+    world.nodes[1].tunnel.candidate_found(world.now, OURS, key, address, fairshare_tunnel::Flags::RELAY);
+    tell(&mut world, 1, 0, 42, &body);
+    assert!(!got(&world, 0, 1, true, 42, &body));
+    for _ in 0..5 {
+        tell(&mut world, 0, 1, 40, &body);
+    }
+    tell(&mut world, 1, 0, 43, &body);
+    assert!(got(&world, 0, 1, true, 43, &body), "{:?}", world.nodes[0].events);
 }
 
 //= spec/payouts.md#36-exposure-what-a-node-risks-when-it-is-never-paid
