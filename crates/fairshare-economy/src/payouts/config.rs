@@ -70,17 +70,21 @@ pub struct PayoutsConfig {
     pub slow: Duration,
 }
 
-impl Default for PayoutsConfig {
-    fn default() -> Self {
+impl PayoutsConfig {
+    /// The settings for epochs of another length, for tests and small networks: what happens several times in an epoch
+    /// comes as much sooner as it must.
+    pub fn with_epoch(epoch_s: u64) -> Self {
+        let at_most =
+            |part: u32, usual: u64| (Duration::from_secs(epoch_s) / part).min(Duration::from_secs(usual));
         Self {
-            epoch_s: 21_600,
-            iou_interval: Duration::from_secs(60),
+            epoch_s,
+            iou_interval: at_most(10, 60),
             iou_amount: 48 * MIB,
-            iou_jitter: Duration::from_secs(20),
+            iou_jitter: at_most(30, 20),
             dummy_ious: true,
             dummy_payments: true,
             jitter_per_mille: 500,
-            retry: Duration::from_secs(600),
+            retry: at_most(20, 600),
             base_limit: 32 * MIB,
             trust_limit: 64 * MIB,
             max_limit: 2 << 30,
@@ -89,5 +93,26 @@ impl Default for PayoutsConfig {
             grace: Duration::from_secs(10),
             slow: Duration::from_secs(30),
         }
+    }
+}
+
+impl Default for PayoutsConfig {
+    /// Epochs of six hours.
+    fn default() -> Self {
+        Self::with_epoch(21_600)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    //= spec/payouts.md#34-epochs-and-settlement
+    #[test]
+    fn short_epochs_leave_time_for_what_happens_in_them() {
+        let usual = PayoutsConfig::default();
+        assert_eq!((usual.epoch_s, usual.iou_interval.as_secs(), usual.retry.as_secs()), (21_600, 60, 600));
+        let short = PayoutsConfig::with_epoch(20);
+        assert_eq!((short.iou_interval.as_secs(), short.retry.as_secs()), (2, 1));
     }
 }

@@ -344,6 +344,9 @@ mod tests {
         assert!(!thief.verify(&tunnel.public(), &other), "a link that only claims the tunnel key");
         let half = Bind { tunnel_signature: bind.tunnel_signature, ..thief };
         assert!(!half.verify(&tunnel.public(), &other));
+        let claim = chain_part(&tunnel.public(), &other, 5);
+        let claimed = Bind { signature: key(5).sign(&claim), ..Bind::sign(&key(5), &key(6), &other, 5) };
+        assert!(!claimed.verify(&tunnel.public(), &other), "a tunnel key that others use");
         assert!(!Bind { epoch: 6, ..bind }.verify(&tunnel.public(), &other));
     }
 

@@ -71,7 +71,7 @@ pub(crate) struct Node {
 }
 
 /// What is reported together: the node, both links, and what the node knows of the circuits.
-type Row = (usize, Option<PublicKey>, Option<PublicKey>, CarriedEnd, bool, bool);
+type Row = (usize, Option<PublicKey>, Option<PublicKey>, CarriedEnd, bool, bool, u8);
 
 pub(crate) struct World {
     pub(crate) now: Now,
@@ -122,8 +122,8 @@ impl World {
         let mut rows: BTreeMap<Row, Carried> = BTreeMap::new();
         for circuit in circuits {
             for (node, carried) in self.rows_of(circuit) {
-                let name =
-                    (node, carried.from, carried.to, carried.end, carried.hidden, carried.from_originator);
+                let Carried { from, to, end, hidden, from_originator, hops, .. } = carried;
+                let name = (node, from, to, end, hidden, from_originator, hops);
                 let row = rows.entry(name).or_insert(Carried { from_bytes: 0, to_bytes: 0, ..carried });
                 row.from_bytes += carried.from_bytes;
                 row.to_bytes += carried.to_bytes;
