@@ -360,3 +360,61 @@ fn invented_neighbours_leave_room_for_real_ones() {
     bench.payouts.carried(bench.now, &carried);
     assert!(bench.payouts.neighbours.contains_key(&real));
 }
+
+/// What a node finds that starts from what was written until a message of this kind left, or until nothing is left to
+/// do.
+fn after_a_crash(bench: &mut Bench, until: u8) -> Payouts {
+    bench.payouts.handle_timeout(bench.now);
+    let mut written = std::collections::BTreeMap::new();
+    while let Some(output) = bench.payouts.poll() {
+        match output {
+            PayoutsOutput::Persist { ticket, records } => {
+                for record in records {
+                    written.insert((record.kind, record.key), record.value);
+                }
+                bench.payouts.persisted(bench.now, ticket);
+            }
+            PayoutsOutput::LinkSend { id, .. } if id == until => break,
+            _ => {}
+        }
+    }
+    let records = written.into_iter().filter_map(|((kind, key), value)| Some((kind, key, value?))).collect();
+    let (config, rng) = (PayoutsConfig::default(), Rng::from_seed([9; 32]));
+    Payouts::new(config, key(1), key(2), records, vec![], rng, bench.now)
+}
+
+//= spec/payouts.md#33-iou
+#[test]
+fn what_is_metered_is_on_record_with_each_report() {
+    let mut bench = Bench::new();
+    bench.said();
+    bench.carry(MIB);
+    let stranger = key(20).public();
+    let carried = Carried { to: Some(stranger), hops: 1, to_bytes: 5, ..Carried::default() };
+    bench.payouts.carried(bench.now, &carried);
+    let again = after_a_crash(&mut bench, 0);
+    let peer = bench.peer.public();
+    assert_eq!(again.accounts[&peer].claim, MIB);
+    assert_eq!(again.accounts[&peer].neighbour, Some(bench.tunnel.public()));
+    assert_eq!(
+        again.neighbours[&stranger].unbound.cap,
+        super::config::METER_UNIT,
+        "without a payment key too"
+    );
+}
+
+//= spec/payouts.md#34-epochs-and-settlement
+#[test]
+fn an_agreement_to_a_payment_is_on_record_before_it_is_told() {
+    let mut bench = Bench::new();
+    bench.carry(8 * MIB);
+    bench.iou([8 * MIB, 0, 0, 0]);
+    bench.said();
+    let ask = SettleMessage::Propose { epoch: 9, index: 0, debt: 8 * MIB, credit: 0, k: 3, blocks: vec![] };
+    bench.say(&ask);
+    let mut again = after_a_crash(&mut bench, 44);
+    let agreed = Some(Payment { epoch: 9, index: 0, k: 3 });
+    assert_eq!(again.accounts[&bench.peer.public()].agreed, agreed);
+    let block = bench.payment(1, 8 * MIB, 10 * EPOCH_MS);
+    assert!(matches!(again.judge(bench.now, &block), PayoutJudgement::Sign { .. }));
+}
