@@ -70,8 +70,19 @@ impl Tunnel {
         }
     }
 
+    /// Whether the neighbour may know messages about payment: one that is in other communities alone does not, and should
+    /// not be told who we are on the ledger.
+    //= spec/payouts.md#31-parties-and-accounts
+    fn settles(&self, neighbour: &PublicKey) -> bool {
+        let (one, ours) = (self.candidates.get(neighbour), self.config.communities.first());
+        one.zip(ours).is_none_or(|(one, ours)| one.offers.contains_key(ours))
+    }
+
     fn own_link_send(&mut self, now: Now, neighbour: &PublicKey, message: Message) {
         let Message::Settlement { id, body } = message else { return };
+        if !self.settles(neighbour) {
+            return self.refuse("settlement with a neighbour of another community");
+        }
         if self.links.own.len() >= LINKS_MAX && !self.links.own.contains_key(neighbour) {
             return self.refuse("too many settlement links");
         }

@@ -1,6 +1,6 @@
 //! What neighbours must know to pay each other: what was carried, and a link for their messages.
 
-use crate::world::{HOST, OURS, World, datagram, exit, plain, spec, user};
+use crate::world::{HOST, OURS, STOCK, World, datagram, exit, plain, spec, user};
 use bytes::Bytes;
 use fairshare_tunnel::{Allowance, Carried, CircuitEnd, GroupSpec, TunnelConfig, TunnelEvent};
 use std::time::Duration;
@@ -73,6 +73,17 @@ fn neighbours_exchange_messages_over_links_of_their_own() {
     assert!(got(&world, 2, 1, false, 40, &body), "{:?}", world.nodes[2].events);
     tell(&mut world, 2, 1, 41, &body);
     assert!(got(&world, 1, 2, false, 41, &body), "{:?}", world.nodes[1].events);
+}
+
+//= spec/payouts.md#31-parties-and-accounts
+#[test]
+fn a_neighbour_of_the_stock_community_alone_is_never_told_who_pays() {
+    let mut world = World::new(vec![user(&[OURS, STOCK]), plain(&[STOCK]), plain(&[OURS, STOCK])]);
+    let body = Bytes::from(vec![3; 512]);
+    tell(&mut world, 0, 1, 46, &body);
+    tell(&mut world, 0, 2, 46, &body);
+    assert!(got(&world, 2, 0, false, 46, &body));
+    assert!(world.nodes[1].tunnel.joined(world.now).is_empty(), "no link to it");
 }
 
 //= spec/payouts.md#31-parties-and-accounts
