@@ -387,6 +387,7 @@ fn after_a_crash(bench: &mut Bench, until: u8) -> Payouts {
 #[test]
 fn what_is_metered_is_on_record_with_each_report() {
     let mut bench = Bench::new();
+    bench.payouts.handle_timeout(bench.now);
     bench.said();
     bench.carry(MIB);
     let stranger = key(20).public();
