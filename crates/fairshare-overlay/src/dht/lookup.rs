@@ -55,10 +55,14 @@ impl Lookup {
 
     pub(super) fn add_nodes(&mut self, contacts: impl IntoIterator<Item = Contact>) {
         for contact in contacts {
-            if self.nodes.len() < REMEMBERED_MAX {
-                let entry = self.nodes.entry(distance_of(&contact, &self.target));
-                entry.or_insert((contact, State::Known));
-            }
+            let entry = self.nodes.entry(distance_of(&contact, &self.target));
+            entry.or_insert((contact, State::Known));
+        }
+        // The farthest go: a liar who tells many must at least make them near.
+        while self.nodes.len() > REMEMBERED_MAX {
+            let farthest = self.nodes.iter().rfind(|(_, (_, state))| *state == State::Known);
+            let Some(distance) = farthest.map(|(distance, _)| *distance) else { break };
+            self.nodes.remove(&distance);
         }
     }
 

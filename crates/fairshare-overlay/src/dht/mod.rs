@@ -196,7 +196,7 @@ impl Dht {
 
     /// Takes a datagram of the DHT's community that is no introduction.
     pub fn handle_datagram(&mut self, now: Now, from: SocketAddr, datagram: &[u8]) {
-        if !self.queries.take(now.mono, from.ip()) && !self.is_expected(datagram) {
+        if !self.is_expected(datagram) && !self.queries.take(now.mono, from.ip()) {
             return self.refuse("too many dht queries of one node");
         }
         let Ok(packet) = DhtPacket::parse(datagram) else { return self.refuse("malformed dht packet") };
@@ -265,16 +265,17 @@ impl Dht {
         values: Vec<Vec<u8>>,
         nodes: &[Contact],
     ) {
-        let Some((number, asked)) = self.asked.remove(&identifier) else {
+        let Some((number, asked)) = self.asked.get(&identifier).copied() else {
             return self.refuse("dht answer that nobody waits for");
         };
         let Some((lookup, _)) = self.lookups.get_mut(&number) else { return };
         if asked != *sender || !lookup.answer(Contact { address: from, key: *sender }, token) {
             return self.refuse("dht answer of another node");
         }
+        self.asked.remove(&identifier);
         lookup.add_values(values);
         let me = self.me;
-        lookup.add_nodes(nodes.iter().filter(|contact| contact.key != me).copied());
+        lookup.add_nodes(nodes.iter().filter(|contact| contact.key != me && is_possible(contact)).copied());
         self.go_on(now, number);
     }
 
@@ -363,6 +364,12 @@ fn distance(a: &[u8; 20], b: &[u8; 20]) -> [u8; 20] {
     out
 }
 
+/// Whether somebody can answer there: others say where, and we would send.
+fn is_possible(contact: &Contact) -> bool {
+    let ip = contact.address.ip();
+    contact.address.port() != 0 && !ip.is_unspecified() && !ip.is_multicast()
+}
+
 fn distance_of(contact: &Contact, target: &[u8; 20]) -> [u8; 20] {
     distance(&node_id(contact.address.ip(), &contact.key.mid().0), target)
 }
@@ -370,6 +377,7 @@ fn distance_of(contact: &Contact, target: &[u8; 20]) -> [u8; 20] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use fairshare_crypto::SIGNATURE_LEN;
 
     struct Town {
         nodes: Vec<(Dht, SocketAddr)>,
@@ -475,6 +483,96 @@ mod tests {
         dht.token(much_later.mono, from, &thief.public(), 0);
         let last = much_later.after(Duration::from_secs(400));
         assert!(!dht.is_token(last.mono, from, &thief.public(), &token));
+    }
+
+    //= spec/overlay.md#9-dht-25-dhtdiscoverycommunity
+    #[test]
+    fn ten_queries_of_one_address_are_served_at_once_and_answers_do_not_count() {
+        let mut town = Town::new(2);
+        let asker = SecretKey::generate(&mut Rng::from_seed([99; 32]));
+        let from: SocketAddr = "10.9.9.9:1".parse().expect("an address");
+        let (now, dht) = (town.now, &mut town.nodes[0].0);
+        dht.node_found(now, asker.public(), from);
+        dht.find(now, 1, [1; 20]);
+        let mut answers = Vec::new();
+        while let Some(DhtOutput::Transmit { to, bytes }) = dht.poll() {
+            if to == from {
+                let asked = DhtPacket::parse(&bytes).expect("ours");
+                let found = DhtMessage::Found { token: [1; 20], values: Vec::new(), nodes: Vec::new() };
+                answers.push(found.sign(&asker, asked.identifier));
+            }
+        }
+        assert_eq!(answers.len(), 1);
+        for identifier in 0..15 {
+            dht.handle_datagram(now, from, &DhtMessage::Ping.sign(&asker, identifier));
+        }
+        dht.handle_datagram(now, from, &answers[0]);
+        assert_eq!(dht.refusals(), &BTreeMap::from([("too many dht queries of one node", 5)]));
+        assert_eq!(std::iter::from_fn(|| dht.poll()).count(), 10, "pongs");
+        let later = now.after(Duration::from_secs(5));
+        dht.handle_datagram(later, from, &DhtMessage::Ping.sign(&asker, 1));
+        assert!(dht.poll().is_some());
+    }
+
+    #[test]
+    fn an_answer_counts_only_from_whom_was_asked_and_leads_to_no_impossible_address() {
+        let mut town = Town::new(1);
+        let [asked, other] = [98, 99].map(|seed| SecretKey::generate(&mut Rng::from_seed([seed; 32])));
+        let from: SocketAddr = "10.9.9.9:1".parse().expect("an address");
+        let (now, dht) = (town.now, &mut town.nodes[0].0);
+        dht.node_found(now, asked.public(), from);
+        dht.find(now, 1, [1; 20]);
+        let Some(DhtOutput::Transmit { bytes, .. }) = dht.poll() else { panic!("it asks") };
+        let identifier = DhtPacket::parse(&bytes).expect("ours").identifier;
+        let nodes = ["0.0.0.0:9", "10.1.1.1:0", "239.1.1.1:9"].map(|address| {
+            let address = address.parse().expect("an address");
+            Contact { address, key: other.public() }
+        });
+        let values = vec![DhtValue::unsigned(b"x")];
+        let found = DhtMessage::Found { token: [1; 20], values, nodes: nodes.to_vec() };
+        dht.handle_datagram(now, from, &found.sign(&other, identifier));
+        dht.handle_datagram(now, from, &found.sign(&asked, identifier ^ 1));
+        assert_eq!(dht.poll(), None);
+        dht.handle_datagram(now, from, &found.sign(&asked, identifier));
+        let wanted = DhtOutput::Found { ticket: 1, values: vec![Bytes::from_static(b"x")] };
+        assert_eq!(std::iter::from_fn(|| dht.poll()).collect::<Vec<_>>(), [wanted]);
+    }
+
+    /// Good packets with changed bytes, under a good signature and under a broken one.
+    #[test]
+    fn changed_packets_make_no_node_fail_and_store_nothing_without_a_token() {
+        let mut town = Town::new(3);
+        let mut rng = Rng::from_seed([5; 32]);
+        let key = SecretKey::generate(&mut rng);
+        let node = Contact { address: "10.1.1.1:1".parse().expect("an address"), key: key.public() };
+        let lan = node.address;
+        let good = [
+            DhtMessage::Ping,
+            DhtMessage::Store { token: [1; 20], target: [2; 20], values: vec![vec![0, 1]; 8] },
+            DhtMessage::Find { lan, target: [2; 20], offset: u32::MAX, force_nodes: false },
+            DhtMessage::Found { token: [1; 20], values: vec![vec![1; 160]; 3], nodes: vec![node; 8] },
+            DhtMessage::StorePeer { token: [1; 20], target: [2; 20] },
+            DhtMessage::ConnectPeer { lan, target: [2; 20] },
+            DhtMessage::PeerConnected { nodes: vec![node; 3] },
+        ];
+        for round in 0..2_000 {
+            let message = &good[rng.index(good.len()).expect("not empty")];
+            let mut packet = message.sign(&key, round);
+            packet.truncate(packet.len() - SIGNATURE_LEN);
+            for _ in 0..rng.below(4) {
+                let at = 22 + rng.index(packet.len() - 22).expect("not empty");
+                packet[at] = u8::try_from(rng.below(256)).expect("a byte");
+            }
+            packet.truncate(packet.len() - rng.index(20).expect("not empty"));
+            let signature = key.sign(&packet);
+            packet.extend_from_slice(&signature.0);
+            let from = SocketAddr::from((rng.bytes::<4>(), 9));
+            let now = town.now;
+            town.nodes[0].0.handle_datagram(now, from, &packet);
+            town.nodes[0].0.poll();
+        }
+        assert!(town.nodes[0].0.storage.get(town.now.mono, &[2; 20], 0).is_empty());
+        assert!(town.nodes[0].0.refusals().len() > 2);
     }
 
     #[test]

@@ -13,6 +13,9 @@ const VALUES_PER_KEY: usize = 64;
 /// A value is kept for so long by the nodes nearest to its key, and half as long for each nearer one beyond the eighth.
 const LIFETIME: Duration = Duration::from_secs(3_600);
 
+/// Looking for what is over costs a walk over everything that is kept.
+const SWEEP: Duration = Duration::from_secs(60);
+
 /// Who a value belongs to: of each owner there is one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Owner {
@@ -31,6 +34,7 @@ struct Kept {
 #[derive(Debug, Default)]
 pub(super) struct Storage {
     keys: BTreeMap<[u8; 20], BTreeMap<Owner, Kept>>,
+    swept: Option<Instant>,
 }
 
 impl Storage {
@@ -41,7 +45,7 @@ impl Storage {
             Ok(DhtValue::Unsigned(_)) => (Owner::Nobody(sha1(&value)), 0),
             Err(_) => return,
         };
-        if self.keys.len() >= KEYS_MAX && !self.keys.contains_key(&key) {
+        if !self.keys.contains_key(&key) && !self.has_room(now) {
             return;
         }
         let halvings = u32::try_from(nearer.saturating_sub(7)).unwrap_or(u32::MAX);
@@ -54,6 +58,15 @@ impl Storage {
             return;
         }
         values.insert(owner, Kept { value, version, until: now + lifetime });
+    }
+
+    /// Whether another key may be kept; what is over makes room, looked for at most once a minute.
+    fn has_room(&mut self, now: Instant) -> bool {
+        if self.keys.len() >= KEYS_MAX && self.swept.is_none_or(|swept| now.since(swept) >= SWEEP) {
+            self.swept = Some(now);
+            self.expire(now);
+        }
+        self.keys.len() < KEYS_MAX
     }
 
     /// At most eight values of a key, from `offset` on; what belongs to the key's own owner comes last.
@@ -104,6 +117,23 @@ mod tests {
         assert_eq!((left(&storage, 800), left(&storage, 1_000), left(&storage, 3_700)), (2, 1, 0));
         storage.expire(Instant::START + Duration::from_secs(4_000));
         assert!(storage.keys.is_empty());
+    }
+
+    #[test]
+    fn a_full_storage_takes_new_keys_when_the_old_are_over() {
+        let mut storage = Storage::default();
+        let key = |number: usize| {
+            let mut key = [0; 20];
+            key[..8].copy_from_slice(&number.to_be_bytes());
+            key
+        };
+        for number in 0..KEYS_MAX + 5 {
+            storage.put(Instant::START, key(number), DhtValue::unsigned(b"x"), 0);
+        }
+        assert_eq!(storage.keys.len(), KEYS_MAX);
+        let later = Instant::START + 2 * LIFETIME;
+        storage.put(later, KEY, DhtValue::unsigned(b"x"), 0);
+        assert_eq!((storage.keys.len(), storage.get(later, &KEY, 0).len()), (1, 1));
     }
 
     #[test]
