@@ -101,6 +101,23 @@ fn a_tunnel_payment_tells_the_end_of_an_epoch_and_moves_the_totals_only() {
     assert_eq!((report.gap_count, report.error_count, report.total_down), (0, 0, 6_048_576));
 }
 
+//= spec/trustchain.md#4-creating-blocks
+#[test]
+fn a_tunnel_payment_is_not_old_because_its_epoch_is() {
+    let mut world = World::new(1, 1, Faults::default());
+    let nobody = fairshare_crypto::SecretKey::generate(&mut Rng::from_seed([77; 32])).public();
+    let (now, long_ago) = (world.now, world.now.unix_ms - 7_200_000);
+    let paid = world.nodes[0].ledger.propose_tunnel_payment(now, nobody, 1 << 20, long_ago, Vec::new());
+    paid.expect("signed");
+    let expired = |world: &World| {
+        world.nodes[0].events.iter().any(|event| matches!(event, LedgerEvent::ProposalExpired(_)))
+    };
+    world.run(Duration::from_secs(3000));
+    assert!(!expired(&world));
+    world.run(Duration::from_secs(1000));
+    assert!(expired(&world), "after an hour");
+}
+
 //= spec/trust.md#2-1-sources
 #[test]
 fn a_pair_is_told_as_linked_once_to_its_parties_and_to_who_only_hears_of_it() {

@@ -106,7 +106,7 @@ impl<S: ChainStore> Ledger<S> {
         let to = answer_to.map_or(Recipient::Key(block.link_owner), |asker| answer_address(asker, &block));
         self.send(to, &TrustChainMessage::HalfBlock(Arc::clone(&block)));
         if block.is_proposal() {
-            self.watch(now, &block, now.mono + RESEND_WAIT);
+            self.watch(&block, now.mono + RESEND_WAIT, RESENDS);
             self.send(everybody, &TrustChainMessage::Broadcast { block, ttl: TTL });
         } else if let Ok(Some(first)) = self.view().get(&block.link_owner, block.link_sequence) {
             self.send(everybody, &TrustChainMessage::PairBroadcast { first, second: block, ttl: TTL });
@@ -169,7 +169,9 @@ impl<S: ChainStore> Ledger<S> {
             for block in page.iter().filter(|block| block.is_proposal() && !block.is_source()) {
                 let agreements = self.store.links_to(&me, block.sequence)?;
                 if !agreements.iter().any(|agreement| agreement.owner == block.link_owner) {
-                    self.watch(now, block, first);
+                    let hour_ms = u64::from(RESENDS) * RESEND_WAIT.as_millis() as u64;
+                    let old = now.unix_ms.saturating_sub(block.timestamp_ms) > hour_ms;
+                    self.watch(block, first, if old { RESENDS_OLD } else { RESENDS });
                     first = first + RESUME_SPACING;
                 }
             }
@@ -179,10 +181,7 @@ impl<S: ChainStore> Ledger<S> {
     }
 
     /// Sends an own proposal again from `first` on, until it is answered.
-    fn watch(&mut self, now: Now, block: &Arc<HalfBlock>, first: Instant) {
-        let hour_ms = u64::from(RESENDS) * RESEND_WAIT.as_millis() as u64;
-        let old = now.unix_ms.saturating_sub(block.timestamp_ms) > hour_ms;
-        let left = if old { RESENDS_OLD } else { RESENDS };
+    fn watch(&mut self, block: &Arc<HalfBlock>, first: Instant, left: u32) {
         if self.outstanding.len() >= OUTSTANDING_MAX
             && let Some((oldest, _)) = self.outstanding.pop_first()
         {
