@@ -336,5 +336,11 @@ mod tests {
         network.out.push(Vec::new());
         network.add(0, 4, 9);
         assert_eq!(network.max_flow(0, 3), 5);
+        // The shortest path, 0 1 3 7, must give way to two longer ones.
+        let mut network = Network::new(8);
+        for (from, to) in [(0, 1), (0, 2), (1, 3), (3, 7), (1, 4), (4, 5), (5, 7), (2, 6), (6, 3)] {
+            network.add(from, to, 1);
+        }
+        assert_eq!(network.max_flow(0, 7), 2);
     }
 }

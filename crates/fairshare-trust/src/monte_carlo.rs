@@ -516,6 +516,8 @@ mod tests {
         // What happens elsewhere does not make it be counted again.
         engine.set_edge(4, 5, 1);
         assert!(engine.walks.kept_bottleneck(3).is_some());
+        engine.set_edge(2, 3, 0);
+        assert_eq!(engine.bottleneck(3), Bottleneck { node: Some(1), share: 1.0 });
         assert_eq!(engine.bottleneck(77), Bottleneck { node: None, share: 1.0 });
     }
 }
