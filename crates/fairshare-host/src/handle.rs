@@ -180,11 +180,13 @@ impl NodeHandle {
         let _ = self.ended.clone().wait_for(|ended| *ended).await;
     }
 
-    /// Pays what is owed, saves everything, ends. Takes at most ten seconds.
+    /// Pays what is owed, leaves all circuits, saves everything, ends. Takes at most ten seconds.
     pub async fn shutdown(&self) {
         let deadline = Instant::now() + SHUTDOWN_MAX;
         self.settle(Instant::now() + SETTLE_MAX).await;
         self.pause_all().await;
+        // A node that is gone already has no circuits either.
+        let _ = self.command(Command::LeaveCircuits).await;
         self.save_all(deadline).await;
         self.end().await;
     }

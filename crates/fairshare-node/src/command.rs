@@ -72,6 +72,10 @@ impl<S: ChainStore> Node<S> {
                 self.economy.settle_all(now);
                 Reply::Done(Ok(()))
             }
+            Command::LeaveCircuits => {
+                self.tunnel.shut_down(now);
+                Reply::Done(Ok(()))
+            }
             Command::Propose { to, kind, transaction } => {
                 match self.ledger.propose(now, to, kind, transaction, Vec::new()) {
                     // Answered when the block is on disk.

@@ -120,6 +120,8 @@ pub enum Command {
     SetUpload(bool),
     /// Pay everything that is owed and can be paid. Reply: `Done`.
     SettleAll,
+    /// End all circuits and tell the neighbours: the node stops. Reply: `Done`.
+    LeaveCircuits,
     /// Have an exit carry out one HTTP exchange, over a circuit of so many hops. Reply: `Fetched`.
     HttpThroughExit {
         /// Relays between us and the target, the exit included.

@@ -24,6 +24,20 @@ const DRAINED: Duration = Duration::from_secs(150);
 const INTRODUCTION_AGE: Duration = Duration::from_secs(86_400);
 
 impl Tunnel {
+    /// Ends every circuit, our own and those of others, and tells the neighbours: for the end of the node. Nothing is
+    /// built or joined afterwards.
+    //= spec/tunnels.md#8-destroy
+    pub fn shut_down(&mut self, now: Now) {
+        self.config.relay = false;
+        self.groups.clear();
+        for circuit in self.own.keys().copied().collect::<Vec<_>>() {
+            self.close_own(now, circuit, "the node stops", Some(DestroyReason::SHUTDOWN));
+        }
+        while let Some(circuit) = self.joined.keys().next_back().copied() {
+            self.end_joined(circuit, DestroyReason::SHUTDOWN);
+        }
+    }
+
     /// Sees to it that the next look around comes in time.
     pub(crate) fn arm(&mut self, now: Instant) {
         let busy = !self.own.is_empty()

@@ -47,6 +47,23 @@ fn when_any_hop_ends_a_circuit_both_sides_learn_it_and_another_is_built() {
     }
 }
 
+//= spec/tunnels.md#8-destroy
+#[test]
+fn a_node_that_stops_tells_the_neighbours_of_all_its_circuits() {
+    for stopping in 0..=3 {
+        let mut world = World::town(2, 1);
+        world.open(forced(&world, &[1, 2, 3]));
+        assert!(world.echoed(&datagram(1, 100)));
+        world.nodes[stopping].tunnel.shut_down(world.now);
+        world.drain(stopping);
+        world.run(Duration::from_millis(300));
+        assert_eq!(world.joined(stopping), 0);
+        assert!(stopping == 0 || closed(&world) >= 1, "hop {stopping}");
+        world.run(Duration::from_secs(5));
+        assert!((stopping..=3).all(|node| world.joined(node) == 0), "hop {stopping}");
+    }
+}
+
 //= spec/tunnels.md#6-keeping-and-dropping
 #[test]
 fn what_a_vanished_originator_left_is_dropped_after_its_silence() {
