@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Groups at once.
-const GROUPS_MAX: usize = 256;
+pub(crate) const GROUPS_MAX: usize = 256;
 /// Destinations of a group that keep their circuit.
 const DESTINATIONS_MAX: usize = 4_096;
 /// A destination that was not used for so long may get another circuit, when there are too many.
@@ -73,6 +73,9 @@ impl Tunnel {
     pub fn open_group(&mut self, now: Now, id: GroupId, spec: GroupSpec) {
         if self.groups.len() >= GROUPS_MAX {
             return self.refuse("too many groups");
+        }
+        if self.groups.get(&id).is_some_and(|group| group.hidden.is_some()) {
+            return self.refuse("group of a hidden swarm");
         }
         self.groups.insert(id, Group::new(spec, now.mono));
         self.keep_group(now, id);

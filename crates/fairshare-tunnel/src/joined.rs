@@ -207,9 +207,8 @@ impl Relay {
         early: bool,
         message: &[u8],
     ) -> Result<(SocketAddr, Bytes), PassError> {
-        let count = if from_ahead { &mut self.early_back } else { &mut self.early_ahead };
-        let (passes, after) = relay_early(*count, early);
-        *count = after;
+        let count = if from_ahead { self.early_back } else { self.early_ahead };
+        let (passes, after) = relay_early(count, early);
         if !passes {
             return Err(PassError::Early);
         }
@@ -221,6 +220,8 @@ impl Relay {
             (Layers::Joined { back, ahead }, true) => rewrapped(ahead, back, &to.header(false), message),
         };
         let cell = cell.map_err(PassError::Open)?;
+        // Only what opens counts: forged and repeated cells must not use up the early ones.
+        *(if from_ahead { &mut self.early_back } else { &mut self.early_ahead }) = after;
         let (came, goes) = ((CELL_HEADER_LEN + message.len()) as u64, cell.len() as u64);
         let (back, ahead) = if from_ahead { (goes, came) } else { (came, goes) };
         self.metered_back += back;

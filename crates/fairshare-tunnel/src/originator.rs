@@ -225,6 +225,10 @@ impl Tunnel {
                 if self.services.is_service_packet(&payload, &circuit.community) {
                     return self.service_packet(now, id, &origin, &payload);
                 }
+                if self.groups.get(&group).is_some_and(|group| group.hidden.is_some()) {
+                    // Its hop could say that it comes from a peer behind another circuit.
+                    return self.refuse("data over a circuit that carries none");
+                }
                 self.event(TunnelEvent::Received { group, origin, data: payload });
             }
             Purpose::Seeding(group) | Purpose::Taking(group) if circuit.is_linked => {

@@ -11,7 +11,7 @@ mod taker;
 
 use crate::circuit::{Circuit, Purpose};
 use crate::engine::Tunnel;
-use crate::group::Group;
+use crate::group::{GROUPS_MAX, Group};
 use crate::hidden_names::{circuit_address, lookup_hash};
 use crate::joined::Role;
 use crate::limit::{Limit, Rate, SourceLimit};
@@ -122,6 +122,7 @@ impl Tunnel {
         self.arm(now.mono);
     }
 
+    /// A group carries hidden traffic or other traffic, never both: who sees one could tell who does the other.
     fn hidden_group(
         &mut self,
         now: Now,
@@ -131,6 +132,11 @@ impl Tunnel {
         circuits: usize,
     ) -> Option<&mut HiddenGroup> {
         let hops = hops.clamp(1, 3);
+        let taken = self.groups.get(&id).is_some_and(|group| group.hidden.is_none());
+        if taken || !self.groups.contains_key(&id) && self.groups.len() >= GROUPS_MAX {
+            self.refuse("hidden swarm in a group that is not free");
+            return None;
+        }
         let spec = GroupSpec { hops, path: None, need: Flags::RELAY, circuits };
         let group = self.groups.entry(id).or_insert_with(|| Group::new(spec, now.mono));
         let lookup = lookup_hash(&info_hash);

@@ -187,7 +187,9 @@ impl Tunnel {
                 if !self.services.exchanges.take(now.mono, from.ip(), 1) {
                     return self.refuse("too many packets of one taker");
                 }
-                let peers = self.introduced_here(&info_hash);
+                let mut peers = self.introduced_here(&info_hash);
+                self.rng.shuffle(&mut peers);
+                peers.truncate(TOLD_MAX);
                 let answer = Message::PeersResponse { ident, info_hash, peers };
                 self.transmit(from, write_bare(community, &answer, circuit).into());
             }

@@ -10,12 +10,16 @@ use crate::output::{GroupId, TunnelEvent};
 use crate::wire::{CircuitId, Exchange, Ident, Message, RendezvousInfo, write_bare};
 use fairshare_crypto::{PublicKey, SecretKey};
 use fairshare_wire::{Address, CommunityId, Instant, Now};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
 /// Takers of one swarm at once, those that are on their way included.
 const TAKERS_MAX: usize = 15;
+/// Swarms of ours that are introduced at once: each holds a circuit for a day.
+pub(super) const INTRODUCTIONS_MAX: usize = 10;
+/// Points of takers that are remembered, so that nobody makes us build a circuit by sending an old packet again.
+const SEEN_MAX: usize = 256;
 /// Circuits to introduction points that were built in vain wait for this.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -38,6 +42,8 @@ pub(crate) struct Seeding {
     retry_at: Option<Instant>,
     /// Takers on their way, by the circuit to their rendezvous point.
     takers: BTreeMap<CircuitId, Taker>,
+    /// The halves of exchanges that were answered, the newest last.
+    seen: VecDeque<[u8; 32]>,
 }
 
 struct Introduction {
@@ -58,7 +64,7 @@ struct Taker {
 
 impl Seeding {
     pub(super) const fn new(key: SecretKey) -> Self {
-        Self { key, introduction: None, retry_at: None, takers: BTreeMap::new() }
+        Self { key, introduction: None, retry_at: None, takers: BTreeMap::new(), seen: VecDeque::new() }
     }
 
     pub(super) fn forget(&mut self, circuit: CircuitId) {
@@ -66,6 +72,22 @@ impl Seeding {
         if self.introduction.as_ref().is_some_and(|one| one.circuit == circuit) {
             self.introduction = None;
         }
+    }
+
+    /// Whether an exchange begins that was not begun before; it is remembered.
+    fn is_new(&mut self, point: [u8; 32]) -> bool {
+        if self.seen.contains(&point) {
+            return false;
+        }
+        if self.seen.len() >= SEEN_MAX {
+            self.seen.pop_front();
+        }
+        self.seen.push_back(point);
+        true
+    }
+
+    const fn is_introduced(&self) -> bool {
+        self.introduction.is_some()
     }
 
     /// Whether the key is ours: takers do not connect with themselves.
@@ -96,9 +118,15 @@ impl Tunnel {
         for circuit in late.into_iter().chain(unanswered) {
             self.give_up(now, circuit, "a step of a hidden service was not answered");
         }
-        if needs {
+        if needs && self.introductions() < INTRODUCTIONS_MAX {
             self.seek_introduction(now, id, hops);
         }
+    }
+
+    /// Swarms of ours that are introduced, or about to be.
+    fn introductions(&self) -> usize {
+        let seeding = self.groups.values().filter_map(|group| group.hidden.as_ref()?.seeding.as_ref());
+        seeding.filter(|one| one.is_introduced()).count()
     }
 
     fn seek_introduction(&mut self, now: Now, id: GroupId, hops: u8) {
@@ -131,14 +159,15 @@ impl Tunnel {
     pub(super) fn taker_asks(&mut self, now: Now, id: GroupId, asked: Asked) {
         let Some(hidden) = self.hidden(id) else { return };
         let (hops, lookup) = (hidden.hops, hidden.lookup);
-        let Some(seeding) = &hidden.seeding else { return };
-        let repeated =
-            seeding.takers.values().any(|one| one.ident == asked.ident && one.origin == asked.origin);
-        if !seeding.is(&asked.seeder) || asked.info_hash != lookup || repeated {
+        let Some(seeding) = &mut hidden.seeding else { return };
+        if !seeding.is(&asked.seeder) || asked.info_hash != lookup {
             return self.refuse("taker that asks for something else");
         }
         if seeding.takers.len() >= TAKERS_MAX {
             return self.refuse("too many takers");
+        }
+        if !seeding.is_new(asked.point) {
+            return self.refuse("taker that asked before");
         }
         let key = seeding.key.clone();
         let Ok(response) = respond(&key, &mut self.rng, &asked.point) else {

@@ -146,6 +146,7 @@ impl Tunnel {
         if wrong || taking.looking != Some(ident) {
             return self.refuse("answer that nobody waits for");
         }
+        taking.looking = None;
         for peer in told {
             if taking.points.len() < POINTS_MAX || taking.points.contains_key(&peer.seeder) {
                 taking.points.insert(peer.seeder, (peer, now.mono));

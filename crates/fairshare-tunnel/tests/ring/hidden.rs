@@ -1,7 +1,9 @@
 //! Seeders and takers who never learn each other's address.
 
 use crate::world::{GROUP, HOST, OURS, STOCK, World, datagram, exit, plain, user};
-use fairshare_tunnel::{GroupId, TunnelConfig, TunnelEvent};
+use fairshare_crypto::Rng;
+use fairshare_tunnel::wire::CellHeader;
+use fairshare_tunnel::{CircuitUse, GroupId, TunnelConfig, TunnelEvent};
 use fairshare_wire::{Address, CommunityId};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -103,4 +105,191 @@ fn a_hidden_group_sends_nothing_to_ordinary_addresses() {
     world.send_to(&Address::Host("tracker.example".into(), 6_969), &datagram(1, 100));
     world.run(Duration::from_secs(1));
     assert!(world.left.is_empty());
+}
+
+/// The node at the end of the taker's joined circuit.
+fn rendezvous(world: &World) -> usize {
+    let circuits = world.nodes[TAKER].tunnel.circuits(world.now);
+    let joined =
+        circuits.iter().find(|one| matches!(one.purpose, CircuitUse::Taking(_))).expect("it is joined");
+    let (last, ..) = joined.path.last().expect("a hop");
+    world.nodes.iter().position(|node| node.key == *last).expect("a node")
+}
+
+//= spec/tunnels.md#9-hidden-services
+#[test]
+fn when_the_rendezvous_point_dies_both_meet_elsewhere() {
+    let mut world = town(&[OURS]);
+    let first = meet(&mut world, 1);
+    let lost = rendezvous(&world);
+    world.nodes[lost].offline = true;
+    let key = world.key(lost);
+    let told = TunnelEvent::HiddenPeerLost { group: GROUP, address: first };
+    assert!(world.run_until(Duration::from_secs(60), |world| world.nodes[TAKER].events.contains(&told)));
+    // Both notice in time that the node is gone.
+    for node in [TAKER, SEEDER] {
+        world.nodes[node].tunnel.candidate_lost(world.now, &key);
+    }
+    let peers = |world: &World| world.count(TAKER, |event| matches!(event, TunnelEvent::HiddenPeer { .. }));
+    assert!(world.run_until(Duration::from_secs(120), |world| peers(world) >= 2), "they do not meet again");
+    assert_ne!(rendezvous(&world), lost);
+    let again = world.nodes[TAKER].events.iter().rev().find_map(|event| match event {
+        TunnelEvent::HiddenPeer { address, .. } => Some(*address),
+        _ => None,
+    });
+    carried(&mut world, (TAKER, GROUP), again.expect("seen above"), SEEDER, &datagram(1, 700));
+}
+
+/// How many circuits everybody has, own ones and those of others.
+fn circuits(world: &World) -> Vec<(usize, usize)> {
+    let count = |node: usize| (world.nodes[node].tunnel.circuits(world.now).len(), world.joined(node));
+    (0..world.nodes.len()).map(count).collect()
+}
+
+//= spec/tunnels.md#9-hidden-services
+#[test]
+fn whatever_was_sent_is_in_vain_a_second_time() {
+    let mut world = town(&[OURS]);
+    world.tap.recording = true;
+    let seeder = meet(&mut world, 1);
+    carried(&mut world, (TAKER, GROUP), seeder, SEEDER, &datagram(1, 100));
+    world.run(Duration::from_secs(1));
+    let (sent, crossed) = (world.tap.datagrams.clone(), world.crossed.clone());
+    assert!(
+        crossed.iter().any(|(.., packet)| packet[22] == 13),
+        "CREATE_E2E crosses from an exit to a point"
+    );
+    assert!(crossed.iter().any(|(.., packet)| packet[22] == 14), "CREATED_E2E crosses back");
+    let before = circuits(&world);
+    for (from, to, bytes) in sent.into_iter().chain(crossed.iter().cloned()) {
+        world.inject(from, to, bytes);
+    }
+    // From elsewhere too: the address is no part of what makes it new.
+    for (_, to, bytes) in crossed {
+        world.inject("198.51.100.9:9".parse().expect("an address"), to, bytes);
+    }
+    world.run(Duration::from_secs(2));
+    assert!(world.nodes[SEEDER].received.is_empty() && world.nodes[TAKER].received.is_empty());
+    assert_eq!(circuits(&world), before);
+    assert_eq!(world.count(TAKER, |event| matches!(event, TunnelEvent::HiddenPeer { .. })), 1);
+    assert!(world.refused(SEEDER, "taker that asked before") >= 2);
+    carried(&mut world, (TAKER, GROUP), seeder, SEEDER, &datagram(2, 100));
+}
+
+//= spec/tunnels.md#9-hidden-services
+#[test]
+fn the_address_of_neither_side_is_in_what_the_other_could_read() {
+    let mut world = town(&[OURS]);
+    world.tap.recording = true;
+    let seeder = meet(&mut world, 2);
+    carried(&mut world, (TAKER, GROUP), seeder, SEEDER, &datagram(1, 100));
+    let holds = |bytes: &[u8], node: usize| {
+        let (address, key) = (world.nodes[node].address, world.nodes[node].key);
+        let SocketAddr::V4(v4) = address else { panic!("an IPv4 world") };
+        let ip = v4.ip().octets();
+        bytes.windows(4).any(|part| part == ip) || bytes.windows(74).any(|part| part == key.as_bytes())
+    };
+    // What leaves circuits is everything that either side reads in the clear; the rest they say under their layers.
+    for (from, to, packet) in &world.crossed {
+        for node in [TAKER, SEEDER] {
+            assert!(
+                !holds(packet, node)
+                    && world.nodes[node].address != *from
+                    && world.nodes[node].address != *to
+            );
+        }
+    }
+    let stored: Vec<_> = world.stored.values().flatten().collect();
+    assert!(!stored.is_empty() && stored.iter().all(|value| !holds(value, SEEDER)));
+    // Neither sends to the other, and on no link does the far one's key show.
+    let (taker, seeder) = (world.nodes[TAKER].address, world.nodes[SEEDER].address);
+    assert!(
+        world
+            .tap
+            .datagrams
+            .iter()
+            .all(|(from, to, _)| [*from, *to] != [taker, seeder] && [*from, *to] != [seeder, taker])
+    );
+    for (from, to, bytes) in &world.tap.datagrams {
+        let (header, message) = CellHeader::parse(bytes).expect("a cell");
+        for (node, address) in [(TAKER, taker), (SEEDER, seeder)] {
+            assert!(*from == address || *to == address || !header.plaintext || !holds(message, node));
+        }
+    }
+}
+
+//= spec/tunnels.md#15-acceptance
+#[test]
+fn points_and_takers_bear_changed_packets() {
+    let mut world = town(&[OURS]);
+    let seeder = meet(&mut world, 1);
+    let crossed = world.crossed.clone();
+    let before = circuits(&world);
+    let mut rng = Rng::from_seed([3; 32]);
+    for round in 0..1_000 {
+        let (from, to, packet) = &crossed[rng.index(crossed.len()).expect("not empty")];
+        let mut changed = packet.to_vec();
+        for _ in 0..rng.below(4) {
+            let at = 22 + rng.index(changed.len() - 22).expect("not empty");
+            changed[at] = u8::try_from(rng.below(256)).expect("a byte");
+        }
+        changed[22] = 13 + u8::try_from(rng.below(6)).expect("small");
+        changed.truncate(changed.len() - rng.index(20).expect("not empty"));
+        world.inject(*from, *to, changed.into());
+        if round % 50 == 0 {
+            world.run(Duration::from_millis(500));
+        }
+    }
+    world.run(Duration::from_secs(90));
+    // A changed half of an exchange is another half: the seeder goes to meet it, in vain, and forgets it.
+    assert_eq!(world.nodes[SEEDER].tunnel.circuits(world.now).len(), before[SEEDER].0);
+    assert_eq!(world.count(TAKER, |event| matches!(event, TunnelEvent::HiddenPeerLost { .. })), 0);
+    carried(&mut world, (TAKER, GROUP), seeder, SEEDER, &datagram(2, 100));
+}
+
+//= spec/tunnels.md#9-hidden-services
+#[test]
+fn nobody_outside_passes_for_a_hidden_peer() {
+    let local = |config: TunnelConfig| TunnelConfig { exit_loopback: true, ..config };
+    let mut configs = vec![user(&[OURS]), user(&[OURS])];
+    configs.extend((0..8).map(|_| local(exit(&[OURS]))));
+    let mut world = World::new(configs);
+    let seeder = meet(&mut world, 1);
+    let asked = world.crossed.iter().find(|(.., packet)| packet[22] == 13).expect("CREATE_E2E");
+    let socket = asked.0;
+    world.inject(seeder, socket, datagram(1, 100).into());
+    world.run(Duration::from_secs(1));
+    assert!(world.nodes[TAKER].received.is_empty());
+    assert_eq!(world.refused(TAKER, "data over a circuit that carries none"), 1);
+}
+
+//= spec/tunnels.md#without-breaking-the-wire-required-of-our-node
+#[test]
+fn a_group_is_hidden_or_not_and_stays_so() {
+    let mut world = town(&[OURS]);
+    meet(&mut world, 1);
+    world.nodes[TAKER].tunnel.open_group(world.now, GROUP, crate::world::spec(1));
+    assert_eq!(world.refused(TAKER, "group of a hidden swarm"), 1);
+    let other = GroupId(12);
+    world.nodes[TAKER].tunnel.open_group(world.now, other, crate::world::spec(1));
+    world.nodes[TAKER].tunnel.join_hidden(world.now, other, TORRENT, 1);
+    assert_eq!(world.refused(TAKER, "hidden swarm in a group that is not free"), 1);
+}
+
+#[test]
+fn ten_swarms_are_introduced_at_once() {
+    let mut world = town(&[OURS]);
+    for number in 0..15 {
+        world.nodes[SEEDER].tunnel.seed_hidden(world.now, GroupId(100 + number), [number as u8; 20], 1);
+    }
+    world.drain(SEEDER);
+    world.run(Duration::from_secs(30));
+    assert_eq!(world.count(SEEDER, |event| matches!(event, TunnelEvent::HiddenReady(_))), 10);
+    world.nodes[SEEDER].tunnel.close_group(world.now, GroupId(100));
+    world.run(Duration::from_secs(30));
+    assert_eq!(
+        world.count(SEEDER, |event| matches!(event, TunnelEvent::HiddenReady(_))),
+        11,
+        "one takes its place"
+    );
 }

@@ -69,6 +69,8 @@ pub(crate) struct World {
     pub(crate) echo: bool,
     pub(crate) tap: Tap,
     pub(crate) left: Vec<Departure>,
+    /// Datagrams that left a circuit for another node.
+    pub(crate) crossed: Vec<(SocketAddr, SocketAddr, Bytes)>,
     /// What a name resolves to.
     pub(crate) names: BTreeMap<String, Vec<SocketAddr>>,
     /// What web servers answer.
@@ -133,6 +135,7 @@ impl World {
             echo: true,
             tap: Tap::default(),
             left: Vec::new(),
+            crossed: Vec::new(),
             names: BTreeMap::new(),
             web: Err("no web".into()),
             stored: BTreeMap::new(),
@@ -362,6 +365,7 @@ impl World {
                 assert!(node.exits.contains(&exit), "sockets that are not open");
                 let from = socket_of(node.address, exit);
                 if self.places.contains_key(&to) || self.sockets.contains_key(&to) {
+                    self.crossed.push((from, to, bytes.clone()));
                     return self.post(LATENCY, Parcel::Datagram { from, to, bytes });
                 }
                 self.left.push(Departure { node: number, to, bytes: bytes.clone() });
