@@ -23,7 +23,7 @@ usage: cargo xtask TASK [options]
   test [GROUP]... [--require-all]     run all groups or the named ones; a skip fails with --require-all
   tidy [--report]                     layers, purity, file and function length, banned words, spec anchors
   vectors [--dir D]                   check the vector files of a folder (default tests/vectors)
-  bench NAME [--json]                 figures and ratios of one run (first-light, trust)
+  bench NAME [--json]                 figures and ratios of one run (first-light, trust, tunnel)
   campaign NAME                       the full counts of a test that `test` runs at a tenth (kill, sim, interop)";
 
 fn main() -> ExitCode {

@@ -4,17 +4,19 @@ mod first_light;
 mod peer;
 mod tracker;
 mod trust;
+mod tunnel;
 
 use crate::arguments::Arguments;
 
 /// The task.
 pub(crate) fn run(mut arguments: Arguments) -> Result<bool, String> {
     let json = arguments.switch("--json");
-    let name = arguments.word().ok_or("bench needs a name: first-light or trust")?;
+    let name = arguments.word().ok_or("bench needs a name: first-light, trust or tunnel")?;
     arguments.finish()?;
     match name.as_str() {
         "first-light" => first_light::run(json),
         "trust" => trust::run(json),
-        other => Err(format!("no bench is called {other}; there are first-light and trust")),
+        "tunnel" => tunnel::run(json),
+        other => Err(format!("no bench is called {other}; there are first-light, trust and tunnel")),
     }
 }

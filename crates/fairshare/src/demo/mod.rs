@@ -1,4 +1,4 @@
-//! The demo: eight real nodes, real files, real signatures, one story.
+//! The demo: sixteen real nodes, real files, real signatures, one story.
 
 mod audit;
 mod closing;
@@ -8,6 +8,7 @@ mod receipt;
 mod scenario;
 mod stage;
 mod story;
+mod unseen;
 
 use crate::api::{Api, EventLog, Server};
 use crate::cli;
@@ -99,7 +100,7 @@ async fn perform(args: &cli::Demo, dir: &Path, interrupt: &Interrupt) -> Outcome
     };
     let stage = Arc::new(Stage::start(dir, actors, shares, &rng, log).await?);
     let entry = open_page(&stage, dir).await?;
-    say.line(&format!("eight nodes run on this machine; watch them at {entry}"));
+    say.line(&format!("sixteen nodes run on this machine; watch them at {entry}"));
     if !args.check && !args.no_browser {
         open_browser(&entry);
     }
@@ -138,10 +139,16 @@ async fn tell(stage: &Arc<Stage>, say: &Narrator, end: tokio::time::Instant) -> 
             ),
             in_time("killed in the middle of a payment", end, story::crash(stage, say)),
             in_time("the forker is proved and cut off", end, story::forker(stage, say)),
+            in_time("a download over two hops arrives", end, unseen::over_two_hops(stage, say)),
+            in_time("a hidden seeder serves and stays hidden", end, unseen::hidden(stage, say)),
+            in_time("relays are paid in a later epoch", end, unseen::payouts(stage, say)),
+            in_time("standing has its reason", end, unseen::standing(stage, say)),
         )
     };
     tokio::select! {
-        (trade, free_rider, crash, forker) = chapters => Ok([trade, free_rider, crash, forker].concat()),
+        (trade, free_rider, crash, forker, hops, hidden, payouts, standing) = chapters => {
+            Ok([trade, free_rider, crash, forker, hops, hidden, payouts, standing].concat())
+        }
         () = report_progress(stage, say) => unreachable!("progress is told for ever"),
     }
 }
@@ -163,7 +170,7 @@ async fn report_progress(stage: &Stage, say: &Narrator) {
         tokio::time::sleep(PROGRESS).await;
         let moved = stage.moved().await;
         let mut lines = Vec::new();
-        for player in &stage.players {
+        for player in stage.players.iter().filter(|player| player.actor.role.is_open()) {
             let wanted: u64 =
                 player.actor.wants.iter().map(|whose| stage.players[*whose].actor.file_bytes).sum();
             let held = player.held().await.unwrap_or(0);
@@ -173,7 +180,7 @@ async fn report_progress(stage: &Stage, say: &Narrator) {
     }
 }
 
-/// The page over all eight nodes, at the first free port. Returns the address to open.
+/// The page over all nodes, at the first free port. Returns the address to open.
 async fn open_page(stage: &Stage, dir: &Path) -> Outcome<String> {
     let token = token()?;
     let mut last = None;

@@ -1,10 +1,10 @@
-//! The stage: eight real nodes in this process, each with its own key, store, files and ports.
+//! The stage: sixteen real nodes in this process, each with its own key, store, files and ports.
 
 use crate::api::EventLog;
 use crate::config::Config;
 use crate::demo::audit::Books;
 use crate::demo::content::Share;
-use crate::demo::scenario::{Actor, Role, STRANGER_BYTES};
+use crate::demo::scenario::{Actor, END_TO_END, Role, STRANGER_BYTES};
 use crate::face::{Down, Face};
 use crate::failure::{Failure, Outcome};
 use crate::folder::write_whole;
@@ -12,10 +12,12 @@ use crate::shelf::{Entry, Shelf};
 use crate::standing::{node_config, start_failure};
 use fairshare_crypto::{PublicKey, Rng, SecretKey};
 use fairshare_economy::AccountView;
+use fairshare_economy::payouts::PayoutView;
 use fairshare_host::{HostConfig, NodeHandle, identity_path};
 use fairshare_ledger::{ForkProof, HalfBlock};
-use fairshare_node::{Command, NodeStatus, Reply, Route};
-use fairshare_swarm::{AddTorrent, InfoHash, Source, TorrentStatus};
+use fairshare_node::{Command, NodeStatus, Reason, Reply, Route};
+use fairshare_swarm::{AddTorrent, ConnectionStatus, InfoHash, Source, TorrentStatus};
+use fairshare_tunnel::CircuitStatus;
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
@@ -25,6 +27,9 @@ use std::time::Duration;
 /// A killed node is back within this time.
 const BACK_MAX: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(20);
+/// Hidden peers are looked for so often here, and relays paid for epochs of this length: a story has no six hours.
+const LOOKUP_S: u64 = 2;
+pub(crate) const EPOCH_S: u64 = 6;
 /// Blocks of one look at a chain.
 const PAGE: u32 = 1_000;
 
@@ -76,7 +81,7 @@ impl Stage {
             std::fs::create_dir_all(&data).map_err(|error| Failure::io(&data, &error))?;
             write_whole(&identity_path(&data), &key.to_bytes(), 0o600)?;
             let listen = SocketAddrV4::new(actor.address, 0);
-            let node = start_node(&data, listen, actor.role != Role::FreeRider, true).await?;
+            let node = start_node(&data, listen, actor.role, true).await?;
             let face = Face::new(actor.name, actor.role.word(), node, Shelf::new(None), &log);
             players.push(Player { actor, face, share, key, dir, moved: Mutex::default() });
         }
@@ -98,7 +103,8 @@ impl Stage {
     pub(crate) async fn open_torrents(&self, index: usize) -> Outcome {
         let player = &self.players[index];
         let (root, torrent) = (player.dir.join("share"), &player.share.torrent);
-        player.add(torrent, root, true, Vec::new(), Route::Clear).await?;
+        let route = if player.actor.role == Role::HiddenSeeder { END_TO_END } else { Route::Clear };
+        player.add(torrent, root, true, Vec::new(), route).await?;
         for wanted in player.actor.wants.clone() {
             self.want(index, wanted).await?;
         }
@@ -114,6 +120,23 @@ impl Stage {
         let peers = others.map(|(other, _)| self.address(other)).collect();
         let player = &self.players[index];
         player.add(&self.players[whose].share.torrent, player.downloads(), false, peers, Route::Clear).await
+    }
+
+    /// A node takes the file of another through circuits. Beyond an exit it must be told where; end to end nobody can.
+    pub(crate) async fn want_unseen(&self, index: usize, whose: usize, route: Route) -> Outcome {
+        let peers = if matches!(route, Route::Exit { .. }) { vec![self.address(whose)] } else { Vec::new() };
+        let player = &self.players[index];
+        player.add(&self.players[whose].share.torrent, player.downloads(), false, peers, route).await
+    }
+
+    /// The name of a tunnel key.
+    pub(crate) async fn tunnel_name(&self, key: &PublicKey) -> Outcome<&'static str> {
+        for player in &self.players {
+            if player.status().await?.tunnel_key == *key {
+                return Ok(player.actor.name);
+            }
+        }
+        Ok("somebody")
     }
 
     /// The name of a key.
@@ -232,6 +255,37 @@ impl Player {
         }
     }
 
+    pub(crate) async fn connections(&self) -> Outcome<Vec<ConnectionStatus>> {
+        match self.ask(Command::Connections).await? {
+            Reply::Connections(connections) => Ok(connections),
+            _ => Err(unexpected()),
+        }
+    }
+
+    pub(crate) async fn circuits(&self) -> Outcome<Vec<CircuitStatus>> {
+        match self.ask(Command::Circuits).await? {
+            Reply::Circuits(circuits) => Ok(circuits),
+            _ => Err(unexpected()),
+        }
+    }
+
+    pub(crate) async fn payouts(&self) -> Outcome<Vec<PayoutView>> {
+        match self.ask(Command::Payouts).await? {
+            Reply::Payouts(views) => Ok(views),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Why the key that stands best with this node does so, once anybody is known.
+    pub(crate) async fn best_standing(&self) -> Outcome<Option<Reason>> {
+        let Reply::Reputations(best) = self.ask(Command::Reputations(1)).await? else { return Err(unexpected()) };
+        let Some(best) = best.first() else { return Ok(None) };
+        match self.ask(Command::Explain(best.key)).await? {
+            Reply::Reason(reason) => Ok(Some(*reason)),
+            _ => Err(unexpected()),
+        }
+    }
+
     pub(crate) async fn proofs(&self) -> Outcome<Vec<ForkProof>> {
         match self.ask(Command::Proofs).await? {
             Reply::Proofs(proofs) => Ok(proofs),
@@ -324,7 +378,7 @@ impl Player {
 
     /// Starts the node again with the same key, folder and ports.
     pub(crate) async fn start_again(&self, log: &EventLog) -> Outcome {
-        let node = start_node(&self.dir.join("data"), self.face.listen, true, false).await?;
+        let node = start_node(&self.dir.join("data"), self.face.listen, self.actor.role, false).await?;
         self.face.attach(node, log);
         Ok(())
     }
@@ -333,14 +387,20 @@ impl Player {
 async fn start_node(
     data: &Path,
     listen: SocketAddrV4,
-    allow_upload: bool,
+    role: Role,
     first: bool,
 ) -> Outcome<Arc<NodeHandle>> {
     let config = Config {
         listen,
         bootstrap: Vec::new(),
         stranger_bytes: STRANGER_BYTES,
-        allow_upload,
+        // The free-rider gives only after it was refused.
+        allow_upload: role != Role::FreeRider || !first,
+        relay: role.relays(),
+        exit: role == Role::Exit,
+        exit_loopback: true,
+        lookup_s: LOOKUP_S,
+        epoch_s: EPOCH_S,
         ..Config::default()
     };
     let host = HostConfig {
