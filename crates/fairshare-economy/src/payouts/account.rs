@@ -7,12 +7,14 @@ use super::config::{
 use super::iou::Classes;
 use fairshare_crypto::PublicKey;
 use fairshare_ledger::{BlockHash, HalfBlock};
+use fairshare_wire::Instant;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Epochs whose payments are remembered one by one: later ones are refused by their epoch alone.
 const EPOCHS_KEPT: usize = 8;
-/// IOUs in a row that stay behind what was measured before the neighbour counts as disagreeing.
+/// For how many intervals IOUs stay behind what was measured before the neighbour counts as disagreeing.
 const SHORT_MAX: u8 = 3;
 
 /// A payment between asking for it and its block.
@@ -71,8 +73,9 @@ pub(super) struct Account {
     pub(super) divided: [u64; 3],
     /// The claim that it was told last.
     pub(super) reported: u64,
-    /// IOUs in a row that stayed behind.
+    /// For how many intervals its IOUs stayed behind.
     pub(super) short: u8,
+    pub(super) short_at: Option<Instant>,
 
     /// Paid by our blocks, answered or not.
     pub(super) paid_out: u64,
@@ -101,6 +104,8 @@ pub(super) struct Account {
     pub(super) stage: Stage,
     /// The answer to the last IOU was followed up already.
     pub(super) followed: bool,
+    /// The holder measured more than we did, so far: its periods end before ours.
+    pub(super) behind: bool,
     /// `cap` at the last IOU.
     pub(super) cap_told: u64,
     /// Trust in per mille of full trust.
@@ -213,12 +218,16 @@ impl Account {
     }
 
     /// An IOU of the neighbour: higher in every class or the same. `None`: refused.
-    pub(super) fn hold(&mut self, classes: Classes) -> Option<bool> {
+    pub(super) fn hold(&mut self, now: Instant, interval: Duration, classes: Classes) -> Option<bool> {
         if classes.iter().zip(self.held).any(|(new, old)| *new < old) {
             return None;
         }
         let behind = self.reported.saturating_sub(classes[0]) > tolerance(self.reported);
-        self.short = if behind { self.short.saturating_add(1) } else { 0 };
+        if !behind {
+            (self.short, self.short_at) = (0, None);
+        } else if self.short_at.is_none_or(|at| now.since(at) >= interval) {
+            (self.short, self.short_at) = (self.short.saturating_add(1), Some(now));
+        }
         let new = classes != self.held;
         self.held = classes;
         Some(new)
@@ -340,6 +349,8 @@ fn prune<T>(epochs: &mut BTreeMap<u32, T>) {
 mod tests {
     use super::*;
 
+    const MINUTE: Duration = Duration::from_secs(60);
+
     fn hash(byte: u8) -> BlockHash {
         BlockHash([byte; 32])
     }
@@ -394,9 +405,9 @@ mod tests {
     #[test]
     fn a_lower_iou_is_refused_class_by_class() {
         let mut account = Account::default();
-        assert_eq!(account.hold([5, 5, 5, 5]), Some(true));
-        assert_eq!(account.hold([5, 5, 5, 5]), Some(false));
-        assert_eq!(account.hold([9, 9, 9, 4]), None);
+        assert_eq!(account.hold(Instant::START, MINUTE, [5, 5, 5, 5]), Some(true));
+        assert_eq!(account.hold(Instant::START, MINUTE, [5, 5, 5, 5]), Some(false));
+        assert_eq!(account.hold(Instant::START, MINUTE, [9, 9, 9, 4]), None);
         assert_eq!(account.held, [5, 5, 5, 5]);
     }
 
@@ -408,14 +419,24 @@ mod tests {
         let mut account = Account { claim: 200 * MIB, reported: 200 * MIB, ..Account::default() };
         let full = account.limit(&config, 0);
         let enough = 200 * MIB - 5 * MIB;
-        assert_eq!((account.hold([enough, 0, 0, 0]), account.short), (Some(true), 0), "2 per cent + 1 MiB");
+        assert_eq!(
+            (account.hold(Instant::START, MINUTE, [enough, 0, 0, 0]), account.short),
+            (Some(true), 0),
+            "2 per cent + 1 MiB"
+        );
         account.reported = 300 * MIB;
-        for _ in 0..3 {
-            assert_eq!(account.limit(&config, 0), full);
-            account.hold([enough, 0, 0, 0]);
+        for minute in 0..3 {
+            for _ in 0..9 {
+                assert_eq!(account.limit(&config, 0), full);
+                let now = Instant::START + MINUTE * minute;
+                account.hold(now, MINUTE, [enough, 0, 0, 0]);
+                if minute == 2 {
+                    break;
+                }
+            }
         }
         assert_eq!(account.limit(&config, 0), full / 4);
-        account.hold([300 * MIB, 0, 0, 0]);
+        account.hold(Instant::START + MINUTE * 4, MINUTE, [300 * MIB, 0, 0, 0]);
         assert_eq!(account.limit(&config, 0), full);
     }
 

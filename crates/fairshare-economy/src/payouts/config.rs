@@ -64,7 +64,8 @@ pub struct PayoutsConfig {
     pub iou_credit: u64,
     /// What all neighbours that never settled may take together in a day.
     pub newcomer_pool: u64,
-    /// How long a neighbour over its limit has to send an IOU before it is slowed.
+    /// How long a neighbour over its limit has to send an IOU before it is slowed: longer than a metering period, since
+    /// it can promise only what it has measured itself.
     pub grace: Duration,
     /// How long it is slowed before its circuits end.
     pub slow: Duration,
@@ -90,7 +91,7 @@ impl PayoutsConfig {
             max_limit: 2 << 30,
             iou_credit: 8,
             newcomer_pool: 1 << 30,
-            grace: Duration::from_secs(10),
+            grace: at_most(2, 90),
             slow: Duration::from_secs(30),
         }
     }

@@ -73,14 +73,14 @@ impl Payouts {
 
     /// Decides what a neighbour may do, and asks for an IOU in time.
     pub(super) fn weigh(&mut self, now: Now, tunnel: &PublicKey) {
-        let used = self.used_per_mille(now, tunnel);
+        let (used, patience) = self.used_per_mille(now, tunnel);
         let Some(neighbour) = self.neighbours.get_mut(tunnel) else { return };
         if used >= 500 && neighbour.asked.is_none_or(|asked| now.mono.since(asked) >= ASK_PAUSE) {
             neighbour.asked = Some(now.mono);
             let epoch = self.epoch(now);
             self.send(*tunnel, &SettleMessage::IouRequest { epoch });
         }
-        let allowance = self.step(now, tunnel, used);
+        let allowance = self.step(now, tunnel, used, patience);
         let Some(neighbour) = self.neighbours.get_mut(tunnel) else { return };
         if neighbour.allowance != allowance {
             neighbour.allowance = allowance;
@@ -88,30 +88,33 @@ impl Payouts {
         }
     }
 
-    /// How much of its limit a neighbour uses: by what no IOU covers, and by IOUs that were not paid.
-    fn used_per_mille(&mut self, now: Now, tunnel: &PublicKey) -> u64 {
+    /// How much of its limit a neighbour uses: by what no IOU covers, and by IOUs that were not paid. And how long it may
+    /// be over it: only what an IOU can cure deserves patience.
+    fn used_per_mille(&mut self, now: Now, tunnel: &PublicKey) -> (u64, Duration) {
         let epoch = self.epoch(now);
         let reopened = self.pool.reopens(now.mono);
         let (config, Some(neighbour)) = (self.config.clone(), self.neighbours.get_mut(tunnel)) else {
-            return 0;
+            return (0, Duration::ZERO);
         };
         neighbour.pool_empty &= !reopened;
         let pool_empty = neighbour.pool_empty;
-        let Some(account) = self.account_of(tunnel) else { return 0 };
+        let Some(account) = self.account_of(tunnel) else { return (0, Duration::ZERO) };
         let limit = account.limit(&config, epoch);
         let credit = limit.saturating_mul(config.iou_credit);
         if limit == 0 || (pool_empty && account.is_newcomer()) {
-            return 1000;
+            return (1000, Duration::ZERO);
         }
         let share = |amount: u64, of: u64| {
             let share = u128::from(amount) * 1000 / u128::from(of.max(1));
             u64::try_from(share).unwrap_or(u64::MAX)
         };
-        share(account.uncovered(), limit).max(share(account.covered(), credit))
+        let (uncovered, covered) = (share(account.uncovered(), limit), share(account.covered(), credit));
+        let patience = if covered < 1000 { config.grace } else { Duration::ZERO };
+        (uncovered.max(covered), patience)
     }
 
-    fn step(&mut self, now: Now, tunnel: &PublicKey, used: u64) -> LinkAllowance {
-        let (grace, slow) = (self.config.grace, self.config.slow);
+    fn step(&mut self, now: Now, tunnel: &PublicKey, used: u64, grace: Duration) -> LinkAllowance {
+        let slow = self.config.slow;
         let Some(neighbour) = self.neighbours.get_mut(tunnel) else { return LinkAllowance::Open };
         if used < 1000 {
             // Whoever was cut off comes back only when half of it is free again.

@@ -187,9 +187,10 @@ impl Payouts {
                 IouFault::Signature => "IOU with a false signature",
             });
         }
+        let interval = self.config.iou_interval;
         let Some(account) = self.accounts.get_mut(peer) else { return };
         let disagreed = account.disagrees();
-        match account.hold(iou.classes) {
+        match account.hold(now.mono, interval, iou.classes) {
             None => self.refuse("IOU that is lower than an older one"),
             Some(false) => {}
             Some(true) => {
@@ -231,9 +232,20 @@ impl Payouts {
             account.told = measured;
             self.dirty.insert(*peer);
         }
+        let [covered, ..] = account.next_iou();
+        account.behind = measured > covered;
         if account.next_iou() != account.iou && !account.followed {
             account.followed = true;
             self.send_iou(now, peer);
+        }
+    }
+
+    /// The holder waits for more than we had measured, and now we have: it hears at once, before its patience ends.
+    //= spec/payouts.md#33-iou
+    pub(super) fn catch_up(&mut self, now: Now, peer: &PublicKey) {
+        let Some(account) = self.accounts.get(peer) else { return };
+        if account.behind && account.next_iou() != account.iou {
+            self.iou_due(now, peer);
         }
     }
 }

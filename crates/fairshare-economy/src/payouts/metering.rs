@@ -75,6 +75,7 @@ impl Payouts {
             if let Some(peer) = self.peer_of(&neighbour) {
                 self.dirty.insert(peer);
                 self.pass_on(now, &peer);
+                self.catch_up(now, &peer);
                 self.plan_iou(now, &peer);
             } else {
                 self.show_key_soon(now, &neighbour);

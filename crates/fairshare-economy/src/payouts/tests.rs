@@ -322,7 +322,8 @@ fn the_steps_come_at_half_three_quarters_and_all_of_the_limit() {
     assert_eq!(allowance(&mut bench, 3, 3), (LinkAllowance::Open, true));
     assert_eq!(allowance(&mut bench, 26, 3), (LinkAllowance::NoNewCircuits, true));
     assert_eq!(allowance(&mut bench, 26, 3), (LinkAllowance::NoNewCircuits, true));
-    assert_eq!(allowance(&mut bench, 0, 11).0, LinkAllowance::Slow);
+    assert_eq!(allowance(&mut bench, 0, 85).0, LinkAllowance::NoNewCircuits);
+    assert_eq!(allowance(&mut bench, 0, 6).0, LinkAllowance::Slow);
     assert_eq!(allowance(&mut bench, 0, 31).0, LinkAllowance::Cut);
     bench.iou([40 * MIB, 0, 0, 0]);
     assert_eq!(allowance(&mut bench, 0, 1).0, LinkAllowance::Cut, "more than half is used still");
@@ -418,4 +419,29 @@ fn an_agreement_to_a_payment_is_on_record_before_it_is_told() {
     assert_eq!(again.accounts[&bench.peer.public()].agreed, agreed);
     let block = bench.payment(1, 8 * MIB, 10 * EPOCH_MS);
     assert!(matches!(again.judge(bench.now, &block), PayoutJudgement::Sign { .. }));
+}
+
+//= spec/payouts.md#33-iou
+#[test]
+fn a_debtor_that_measures_later_than_its_holder_promises_as_soon_as_it_can() {
+    let mut bench = Bench::new();
+    bench.said();
+    let carried =
+        Carried { to: Some(bench.tunnel.public()), hops: 1, to_bytes: 10 * MIB, ..Carried::default() };
+    bench.payouts.carried(bench.now, &carried);
+    bench.say(&SettleMessage::IouRequest { epoch: 10 });
+    bench.say(&SettleMessage::IouAck { epoch: 10, seen: 0, measured: 100 * MIB });
+    let promised = |bench: &mut Bench| {
+        let said = bench.said();
+        let ious = said.into_iter().filter_map(|message| match message {
+            SettleMessage::Iou(iou) => Some(iou.amount),
+            _ => None,
+        });
+        ious.collect::<Vec<_>>()
+    };
+    let most = |mib: u64| mib * MIB + mib * MIB / 50 + MIB;
+    assert_eq!(promised(&mut bench), [0, most(10)]);
+    bench.now = bench.now.after(Duration::from_secs(20));
+    bench.payouts.carried(bench.now, &Carried { to_bytes: 85 * MIB, ..carried });
+    assert_eq!(promised(&mut bench), [most(95)], "without waiting for the next interval");
 }

@@ -3,7 +3,7 @@
 mod world;
 
 use fairshare_crypto::PublicKey;
-use fairshare_economy::payouts::{LinkAllowance, PayoutsConfig, PayoutsEvent};
+use fairshare_economy::payouts::{Carried, CarriedEnd, LinkAllowance, PayoutsConfig, PayoutsEvent};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use world::{Circuit, EPOCH_S, MIB, PERIOD, World, config};
@@ -353,4 +353,30 @@ fn fresh_identities_together_have_the_pool_and_no_more() {
     assert!(taken <= (100 + 20 * 20) * MIB, "{} MiB", taken / MIB);
     let cut = world.nodes[0].allowances.values().filter(|it| **it == LinkAllowance::Cut).count();
     assert!(cut >= 14, "{cut} are cut off");
+}
+
+//= spec/payouts.md#36-exposure-what-a-node-risks-when-it-is-never-paid
+#[test]
+fn an_honest_neighbour_that_measures_half_a_period_later_is_never_slowed() {
+    let mut world = World::new(1, 2, &PayoutsConfig { base_limit: 32 * MIB, ..config() });
+    let (debtor, holder) = (world.tunnel(0), world.tunnel(1));
+    // A period brings more than the whole limit.
+    let bytes = 60 * MIB;
+    let ends =
+        Carried { from: Some(debtor), end: CarriedEnd::Exit, from_originator: true, ..Carried::default() };
+    let begins = Carried { to: Some(holder), hops: 1, to_bytes: bytes, ..Carried::default() };
+    for _ in 0..4 {
+        for (node, carried) in [(1, Carried { from_bytes: bytes, ..ends }), (0, begins)] {
+            let now = world.now;
+            world.nodes[node].payouts.carried(now, &carried);
+            world.drain(node);
+            for _ in 0..30 {
+                world.run(PERIOD / 60);
+                let allowance = world.nodes[1].allowances.get(&debtor).copied().unwrap_or_default();
+                assert!(allowance <= LinkAllowance::NoNewCircuits, "{allowance:?}");
+            }
+        }
+    }
+    let view = &world.nodes[1].payouts.views(world.now)[0];
+    assert_eq!((view.unpaid, view.iou_in), (0, 240 * MIB));
 }

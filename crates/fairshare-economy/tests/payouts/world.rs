@@ -270,7 +270,7 @@ impl World {
         }
     }
 
-    fn drain(&mut self, index: usize) {
+    pub(crate) fn drain(&mut self, index: usize) {
         let now = self.now;
         loop {
             let mut quiet = true;
