@@ -321,4 +321,99 @@ mod tests {
         from.2.flush();
         assert_eq!(from.2.total.dropped(), 1);
     }
+
+    /// Nanoseconds that this thread was on a core.
+    fn cpu_ns() -> u64 {
+        let stat = std::fs::read_to_string("/proc/thread-self/schedstat").expect("Linux");
+        stat.split(' ').next().and_then(|word| word.parse().ok()).expect("a number")
+    }
+
+    /// Sends back what comes, until a datagram is empty; datagrams and CPU time.
+    fn reflect(mut end: (UdpSocket, Arc<UdpSocketState>, BatchSender), batched: bool) -> (u64, u64) {
+        let (mut buffers, mut batch, mut count, begun) = (ReceiveBuffers::new(), Vec::new(), 0, cpu_ns());
+        let mut buffer = vec![0; JOINED_MAX];
+        loop {
+            if batched {
+                // Nothing there yet.
+                let _ = buffers.receive(&end.1, &end.0, &mut batch);
+            } else if let Ok((len, from)) = end.0.recv_from(&mut buffer) {
+                batch.push((from, Bytes::copy_from_slice(&buffer[..len])));
+            }
+            if batch.is_empty() {
+                // Waiting is no cost of a datagram.
+                std::thread::sleep(Duration::from_micros(50));
+            }
+            for (from, bytes) in batch.drain(..) {
+                if bytes.is_empty() {
+                    return (count, cpu_ns() - begun);
+                }
+                count += 1;
+                if batched {
+                    end.2.send(from, bytes);
+                } else {
+                    let _ = end.0.send_to(&bytes, from);
+                }
+            }
+            end.2.flush();
+        }
+    }
+
+    /// `cargo test --release -p fairshare-host --lib -- --ignored --nocapture what_a_relayed`
+    #[test]
+    #[ignore = "a measurement"]
+    fn what_a_relayed_datagram_costs_one_by_one_and_in_batches() {
+        const WINDOW: u64 = 128;
+        let cell = Bytes::from(vec![7; 1_400]);
+        for batched in [false, true] {
+            let (mut near, far) = (end(), end());
+            if !batched {
+                // As a socket is without the state: nothing arrives joined.
+                let plain = UdpSocket::bind(to(0)).expect("loopback");
+                plain.set_nonblocking(true).expect("a socket");
+                let at = plain.local_addr().expect("bound");
+                let far = (plain, far.1, far.2);
+                drive(&mut near, at, far, &cell, WINDOW, batched);
+            } else {
+                let at = far.0.local_addr().expect("bound");
+                drive(&mut near, at, far, &cell, WINDOW, batched);
+            }
+        }
+    }
+
+    fn drive(
+        near: &mut (UdpSocket, Arc<UdpSocketState>, BatchSender),
+        at: SocketAddr,
+        far: (UdpSocket, Arc<UdpSocketState>, BatchSender),
+        cell: &Bytes,
+        window: u64,
+        batched: bool,
+    ) {
+        let thread = std::thread::spawn(move || reflect(far, batched));
+        let (mut buffers, begun) = (ReceiveBuffers::new(), Instant::now());
+        let (mut under_way, mut heard) = (0, Instant::now());
+        while begun.elapsed() < Duration::from_secs(3) {
+            let mut came = Vec::new();
+            if buffers.receive(&near.1, &near.0, &mut came).is_ok() {
+                heard = Instant::now();
+            } else if heard.elapsed() > Duration::from_millis(20) {
+                under_way = 0;
+            }
+            under_way -= under_way.min(came.len() as u64);
+            while under_way < window {
+                near.2.send(at, cell.clone());
+                under_way += 1;
+            }
+            near.2.flush();
+        }
+        near.2.send(at, Bytes::new());
+        near.2.flush();
+        let (count, cpu) = thread.join().expect("no panic");
+        let seconds = begun.elapsed().as_secs_f64();
+        let rate = count as f64 / seconds;
+        println!(
+            "batched {batched}: {rate:.0} datagrams/s, {:.0} MB/s, {:.2} us CPU for one in and out",
+            rate * 1_400.0 / 1e6,
+            cpu as f64 / count as f64 / 1e3
+        );
+    }
 }
