@@ -8,6 +8,8 @@
 //! What must survive a crash is either on the chain (everything settled) or in records of the [`RECORD_KINDS`]
 //! (grants, marks of sent bytes, verified bytes, price), which are written before what they allow is done.
 //!
+//! What travels through circuits has accounts and an engine of its own: [`payouts`].
+//!
 //! ```
 //! use fairshare_crypto::{Rng, SecretKey};
 //! use fairshare_economy::{Economy, EconomyConfig, SessionId, Verdict};
