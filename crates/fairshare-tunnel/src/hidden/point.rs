@@ -61,6 +61,11 @@ impl Tunnel {
         matches!(self.joined.get(&circuit), Some(Joined::End(end)) if end.role == Role::New && end.extending.is_none())
     }
 
+    /// Where takers reach us, as far as we know.
+    fn public_address(&self) -> Option<SocketAddr> {
+        self.own_addresses.last().copied().filter(|own| !own.ip().is_unspecified() && own.port() != 0)
+    }
+
     fn set_role(&mut self, now: Now, circuit: CircuitId, role: Role) {
         if let Some(Joined::End(end)) = self.joined.get_mut(&circuit) {
             end.role = role;
@@ -78,6 +83,9 @@ impl Tunnel {
     ) {
         if !self.is_unused(circuit) {
             return self.refuse("introduction over a circuit that does something else");
+        }
+        if self.public_address().is_none() {
+            return self.refuse("introduction, but our address is not known");
         }
         let here = &self.services.introductions;
         if here.contains_key(&seeder) || here.len() >= INTRODUCED_MAX {
@@ -158,7 +166,7 @@ impl Tunnel {
     }
 
     fn introduced_here(&self, info_hash: &[u8; 20]) -> Vec<IntroductionInfo> {
-        let Some(address) = self.own_addresses.last().copied() else { return Vec::new() };
+        let Some(address) = self.public_address() else { return Vec::new() };
         let ours = self.services.introductions.iter().filter(|(_, one)| one.info_hash == *info_hash);
         ours.map(|(seeder, _)| IntroductionInfo {
             address,
@@ -230,7 +238,7 @@ impl Tunnel {
 
     pub(super) fn tend_points(&mut self, now: Now) {
         self.services.finds.retain(|_, find| !is_late(now.mono, find.since));
-        let Some(address) = self.own_addresses.last().copied() else { return };
+        let Some(address) = self.public_address() else { return };
         let last_seen = u32::try_from(now.unix_ms / 1000).unwrap_or(u32::MAX);
         let point = self.me;
         for (seeder, one) in &mut self.services.introductions {

@@ -293,3 +293,19 @@ fn ten_swarms_are_introduced_at_once() {
         "one takes its place"
     );
 }
+
+//= spec/tunnels.md#9-hidden-services
+#[test]
+fn a_node_that_does_not_know_its_address_introduces_nobody() {
+    let mut world = town(&[OURS]);
+    let unknown: SocketAddr = "0.0.0.0:7000".parse().expect("an address");
+    for node in 6..world.nodes.len() {
+        world.nodes[node].tunnel.set_addresses(vec![unknown]);
+    }
+    meet(&mut world, 1);
+    let refused = |node| world.refused(node, "introduction, but our address is not known");
+    assert!((6..world.nodes.len()).map(refused).sum::<u64>() > 0, "one was asked");
+    // An address begins with its type; the third byte tells the node.
+    let points: Vec<u8> = world.stored.values().flatten().map(|value| value[2] - 1).collect();
+    assert!(!points.is_empty() && points.iter().all(|point| (2..6).contains(point)), "{points:?}");
+}
