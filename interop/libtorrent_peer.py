@@ -115,7 +115,8 @@ def stop_with_input():
 def run(arguments):
     threading.Thread(target=stop_with_input, daemon=True).start()
     ses = session(arguments)
-    while ses.listen_port() == 0:
+    # Behind a proxy it has no port of its own.
+    while ses.listen_port() == 0 and arguments.socks is None:
         time.sleep(0.01)
     say(event="ready", listen=f"{arguments.listen.rsplit(':', 1)[0]}:{ses.listen_port()}")
     handle = add(ses, arguments)

@@ -2,8 +2,8 @@
 
 use super::wait_for;
 use std::collections::{BTreeSet, HashSet};
-use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read};
+use std::fs;
+use std::io::{BufRead, BufReader};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -23,6 +23,11 @@ const MAGIC: u32 = 0xa1b2_c3d4;
 /// The header of an Ethernet frame, and its last two bytes when the frame holds IPv4.
 const ETHERNET_HEADER: usize = 14;
 const IPV4: [u8; 2] = [8, 0];
+
+/// Where an IPv4 header says what it carries; what it says of UDP; and the length of UDP's own header.
+const PROTOCOL: usize = 9;
+const UDP: u8 = 17;
+const UDP_HEADER: usize = 8;
 
 /// A running tcpdump.
 pub(crate) struct Capture {
@@ -97,6 +102,17 @@ pub(crate) struct Packet<'a> {
     pub(crate) bytes: &'a [u8],
 }
 
+impl Packet<'_> {
+    /// What a UDP packet carries; `None` for anything else.
+    pub(crate) fn datagram(&self) -> Option<&[u8]> {
+        let header = usize::from(self.bytes.first()? & 15) * 4;
+        if *self.bytes.get(PROTOCOL)? != UDP {
+            return None;
+        }
+        self.bytes.get(header + UDP_HEADER..)
+    }
+}
+
 impl Wire {
     /// The IPv4 packets. Frames of other kinds, which address resolution sends, are left out.
     pub(crate) fn packets(&self) -> impl Iterator<Item = Packet<'_>> {
@@ -108,10 +124,15 @@ impl Wire {
         self.packets().map(|packet| (packet.from.min(packet.to), packet.from.max(packet.to))).collect()
     }
 
+    /// The packets from or to `ip`.
+    pub(crate) fn with(&self, ip: &str) -> impl Iterator<Item = Packet<'_>> {
+        let ip = ip.parse::<Ipv4Addr>().expect("an address of a host");
+        self.packets().filter(move |packet| packet.from == ip || packet.to == ip)
+    }
+
     /// Whether any packet came from or went to `ip`.
     pub(crate) fn touches(&self, ip: &str) -> bool {
-        let ip = ip.parse::<Ipv4Addr>().expect("an address of a host");
-        self.packets().any(|packet| packet.from == ip || packet.to == ip)
+        self.with(ip).next().is_some()
     }
 
     /// How many frames hold any of the traces, counted over frames of every kind.
@@ -119,8 +140,9 @@ impl Wire {
         self.frames().filter(|frame| traces.are_in(frame)).count()
     }
 
-    pub(crate) fn frame_count(&self) -> usize {
-        self.frames().count()
+    /// Bytes of all frames.
+    pub(crate) fn byte_count(&self) -> u64 {
+        self.frames().map(|frame| frame.len() as u64).sum()
     }
 
     fn frames(&self) -> impl Iterator<Item = &[u8]> {
@@ -163,26 +185,21 @@ const BEGINNING: usize = 3;
 impl Traces {
     /// The info hash in bytes and in text, the greeting of the peer wire, and the content of the file.
     pub(crate) fn of_torrent(info_hash: &str, content: &Path) -> Self {
-        let words = vec![
-            hex::decode(info_hash).expect("an info hash in hexadecimal"),
-            info_hash.to_lowercase().into_bytes(),
-            info_hash.to_uppercase().into_bytes(),
-            b"BitTorrent protocol".to_vec(),
-        ];
-        let mut traces =
-            Self { words, samples: HashSet::new(), beginnings: vec![0; (1 << (8 * BEGINNING)) / 64] };
-        let mut bytes = Vec::new();
-        File::open(content).and_then(|mut file| file.read_to_end(&mut bytes)).expect("a file of this test");
+        let hash = hex::decode(info_hash).expect("an info hash in hexadecimal");
+        let (lower, upper) = (info_hash.to_lowercase(), info_hash.to_uppercase());
+        let mut traces = Self::of_words([&hash, lower.as_bytes(), upper.as_bytes(), b"BitTorrent protocol"]);
+        let bytes = fs::read(content).expect("a file of this test");
         bytes.chunks_exact(STRIDE).for_each(|chunk| traces.add_sample(chunk));
-        traces.add_beginnings_of_words();
         traces
     }
 
-    /// More bytes that must not be seen, such as an address in text.
-    pub(crate) fn and_word(mut self, word: &[u8]) -> Self {
-        self.words.push(word.to_vec());
-        self.add_beginnings_of_words();
-        self
+    /// These words, each of at least three bytes.
+    pub(crate) fn of_words<const N: usize>(words: [&[u8]; N]) -> Self {
+        let beginnings = vec![0; (1 << (8 * BEGINNING)) / 64];
+        let mut traces =
+            Self { words: words.map(<[u8]>::to_vec).to_vec(), samples: HashSet::new(), beginnings };
+        words.iter().for_each(|word| traces.add_beginning(word));
+        traces
     }
 
     fn add_sample(&mut self, chunk: &[u8]) {
@@ -191,18 +208,13 @@ impl Traces {
         self.samples.insert(sample);
     }
 
-    fn add_beginnings_of_words(&mut self) {
-        let words = std::mem::take(&mut self.words);
-        words.iter().for_each(|word| self.add_beginning(word));
-        self.words = words;
-    }
-
     fn add_beginning(&mut self, bytes: &[u8]) {
         let number = beginning(bytes);
         self.beginnings[number / 64] |= 1 << (number % 64);
     }
 
-    fn are_in(&self, frame: &[u8]) -> bool {
+    /// Whether any of the traces is in these bytes.
+    pub(crate) fn are_in(&self, frame: &[u8]) -> bool {
         let places = frame.windows(BEGINNING).enumerate();
         places.into_iter().any(|(at, start)| {
             let number = beginning(start);

@@ -5,6 +5,7 @@
 
 pub(crate) mod capture;
 pub(crate) mod netns;
+pub(crate) mod socks;
 pub(crate) mod tunnel;
 
 use netns::Host;
@@ -224,6 +225,18 @@ pub(crate) fn configure(data: &Path, toml: &str) {
 pub(crate) fn free_address() -> String {
     let socket = TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
     socket.local_addr().expect("bound above").to_string()
+}
+
+/// The first of `count` TCP ports of loopback in a row that were free a moment ago.
+pub(crate) fn free_port_run(count: u16) -> u16 {
+    let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    wait_for("free ports in a row", SOON, || {
+        let socket = TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
+        let first = socket.local_addr().expect("bound above").port();
+        drop(socket);
+        let last = first.checked_add(count - 1)?;
+        (first..=last).all(|port| is_free(&port)).then_some(first)
+    })
 }
 
 /// Writes `bytes` bytes that no compression and no other seed repeats.

@@ -63,6 +63,14 @@ impl Internet {
         host
     }
 
+    /// Lets nothing pass between these two, as between hosts behind firewalls.
+    pub(crate) fn part(&self, one: &Host, two: &Host) {
+        for (from, to) in [(&one.ip, &two.ip), (&two.ip, &one.ip)] {
+            let rule = ["-n", &self.namespace(ROUTER), "rule", "add", "from", from, "to", to, "blackhole"];
+            ip(&rule).unwrap_or_else(|reason| panic!("{reason}"));
+        }
+    }
+
     fn wire(&self, host: &Host, gateway: &str) -> Result<(), String> {
         self.add_namespace(&host.name)?;
         let (router, own) = (self.namespace(ROUTER), host.namespace.as_str());

@@ -72,13 +72,13 @@ impl TunnelPeer {
         self.ask(json!({"do": "introduce", "address": address}));
     }
 
-    /// Waits until `key` is a candidate, and returns its flags.
-    pub(crate) fn wait_for_candidate(&mut self, key: &str) -> Vec<u64> {
+    /// Waits until whoever is at this address is a candidate, and returns its key.
+    pub(crate) fn wait_for_address(&mut self, address: &str) -> String {
         wait_for("a candidate of py-ipv8", SOON, || {
             let answer = self.ask(json!({"do": "candidates"}));
             let candidates = answer["candidates"].as_array().expect("a list").clone();
-            let found = candidates.into_iter().find(|candidate| candidate["key"] == key)?;
-            Some(found["flags"].as_array().expect("a list").iter().filter_map(Value::as_u64).collect())
+            let found = candidates.into_iter().find(|candidate| candidate["address"] == address)?;
+            Some(found["key"].as_str().expect("text").to_owned())
         })
     }
 
@@ -122,13 +122,33 @@ impl TunnelPeer {
         self.wait_until_closed(circuit);
     }
 
-    /// Waits until a circuit of its own is gone.
+    /// Waits until a circuit of its own is gone. An idle one would be only after 20 s.
     pub(crate) fn wait_until_closed(&mut self, circuit: u64) {
-        wait_for("the end of a circuit at py-ipv8", SOON, || {
+        wait_for("the end of a circuit at py-ipv8", DESTROYED, || {
             let circuits =
                 self.ask(json!({"do": "circuits"}))["circuits"].as_array().expect("a list").clone();
             circuits.iter().all(|known| known["circuit"] != circuit).then_some(())
         });
+    }
+
+    /// Waits until a downloader's circuit reached a hidden seeder; its number.
+    pub(crate) fn wait_for_link(&mut self) -> u64 {
+        self.process.event("linked", SOON)["circuit"].as_u64().expect("a number")
+    }
+
+    /// The circuit of this type on which exactly this came since the last look, if it did.
+    pub(crate) fn received_on(&mut self, kind: &str, data: &[u8]) -> Option<u64> {
+        let circuits = self.ask(json!({"do": "circuits"}))["circuits"].as_array().expect("a list").clone();
+        let numbers =
+            circuits.iter().filter(|circuit| circuit["type"] == kind).map(|circuit| &circuit["circuit"]);
+        let data = hex::encode(data);
+        for number in numbers {
+            let received = self.ask(json!({"do": "received", "circuit": number}))["received"].clone();
+            if received.as_array().expect("a list").iter().any(|datagram| datagram["data"] == data) {
+                return number.as_u64();
+            }
+        }
+        None
     }
 
     /// (routes, exit sockets) that it holds for others.
@@ -148,19 +168,6 @@ impl TunnelPeer {
 
 /// Well below the 20 s after which an idle circuit goes by itself.
 pub(crate) const DESTROYED: Duration = Duration::from_secs(10);
-
-/// The originator knows the hops, and each hop knows all the others, as in a network that has run for a while.
-pub(crate) fn introduce_all(originator: &mut TunnelPeer, hops: &mut [TunnelPeer]) {
-    let known = hops.iter().map(|hop| (hop.key.clone(), hop.listen.clone())).collect::<Vec<_>>();
-    for (_, address) in &known {
-        originator.introduce(address);
-    }
-    for (number, hop) in hops.iter_mut().enumerate() {
-        let others = known.iter().enumerate().filter(|(other, _)| *other != number);
-        others.for_each(|(_, (_, address))| hop.introduce(address));
-    }
-    known.iter().for_each(|(key, _)| drop(originator.wait_for_candidate(key)));
-}
 
 /// Who sent what.
 type Came = Vec<(SocketAddr, Vec<u8>)>;
