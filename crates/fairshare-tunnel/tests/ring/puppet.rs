@@ -29,11 +29,16 @@ struct Puppet {
 impl Puppet {
     /// Builds a circuit to a node.
     fn join(world: &mut World, hop: usize) -> Self {
+        Self::join_as(world, hop, 0)
+    }
+
+    /// The same as one of several originators.
+    fn join_as(world: &mut World, hop: usize, number: u8) -> Self {
         world.tap.recording = true;
-        let mut rng = Rng::from_seed([99; 32]);
+        let mut rng = Rng::from_seed([99 + number; 32]);
         let key = SecretKey::generate(&mut rng);
-        let (initiator, circuit) = (Initiator::new(&mut rng), CircuitId(4_711));
-        let address: SocketAddr = "198.51.100.7:7000".parse().expect("an address");
+        let (initiator, circuit) = (Initiator::new(&mut rng), CircuitId(4_711 + u32::from(number)));
+        let address = SocketAddr::from(([198, 51, 100, 7 + number], 7_000));
         let message = Message::Create { ident: 5, key: key.public(), point: initiator.point() };
         let header = CellHeader { community: OURS, circuit, plaintext: true, relay_early: true };
         let cell = [header.to_bytes().as_slice(), &message.to_bytes()].concat();
@@ -337,4 +342,26 @@ fn an_originator_bears_whatever_a_hop_sends_under_good_layers() {
         world.nodes[0].received.clear();
     }
     assert!(world.paths().is_empty());
+}
+
+//= spec/tunnels.md#9-hidden-services
+#[test]
+fn a_cookie_joins_two_circuits_once() {
+    let mut world = town();
+    let [mut seeder, mut taker, mut thief] = [0, 1, 2].map(|number| Puppet::join_as(&mut world, 1, number));
+    let wait = Message::EstablishRendezvous { ident: 1, cookie: [9; 20] }.to_bytes();
+    let address = world.nodes[1].address;
+    assert_eq!(seeder.ask(&mut world, &wait, false), [Message::RendezvousEstablished { ident: 1, address }]);
+    assert!(thief.ask(&mut world, &wait, false).is_empty(), "it waits for one circuit only");
+    let link = |ident, cookie| Message::LinkE2e { ident, cookie: [cookie; 20] }.to_bytes();
+    assert!(thief.ask(&mut world, &link(2, 8), false).is_empty(), "an unknown cookie");
+    assert_eq!(taker.ask(&mut world, &link(3, 9), false), [Message::LinkedE2e { ident: 3 }]);
+    assert!(thief.ask(&mut world, &link(4, 9), false).is_empty(), "it is used up");
+    assert_eq!(world.refused(1, "unknown cookie"), 2);
+    let ping = |ident| Message::Ping { ident }.to_bytes();
+    assert_eq!(thief.ask(&mut world, &ping(5), false), [Message::Pong { ident: 5 }], "its circuit stands");
+    seeder.read = world.tap.datagrams.len();
+    taker.send(&mut world, &ping(6), false);
+    world.run(Duration::from_millis(200));
+    assert_eq!(seeder.answers(&world), [Message::Ping { ident: 6 }], "it crosses to the other end");
 }
