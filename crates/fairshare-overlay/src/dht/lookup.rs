@@ -130,3 +130,72 @@ impl Lookup {
         self.nodes.values().filter_map(with_token).take(count).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fairshare_crypto::{Rng, SecretKey};
+
+    const TARGET: [u8; 20] = [7; 20];
+    const NOW: Instant = Instant::START;
+
+    fn contacts(count: u8) -> Vec<Contact> {
+        let contact = |number| {
+            let key = SecretKey::generate(&mut Rng::from_seed([number; 32])).public();
+            Contact { address: ([10, number, 0, 1], 7_000).into(), key }
+        };
+        let mut all: Vec<Contact> = (0..count).map(contact).collect();
+        all.sort_by_key(|contact| distance_of(contact, &TARGET));
+        all
+    }
+
+    //= spec/overlay.md#9-dht-25-dhtdiscoverycommunity
+    #[test]
+    fn four_are_asked_at_once_and_twenty_four_in_all() {
+        let mut lookup = Lookup::new(TARGET, contacts(60), true);
+        let mut asked = 0;
+        loop {
+            let now: Vec<Contact> = std::iter::from_fn(|| lookup.next(NOW)).collect();
+            assert!(now.len() <= ALPHA);
+            if now.is_empty() {
+                break;
+            }
+            asked += now.len();
+            assert!(!lookup.is_over());
+            for contact in now {
+                assert!(lookup.answer(contact, [0; 20]));
+            }
+        }
+        assert_eq!((asked, lookup.is_over()), (ASKED_MAX, true));
+    }
+
+    //= spec/overlay.md#9-dht-25-dhtdiscoverycommunity
+    #[test]
+    fn only_nodes_nearer_than_the_fourth_best_are_followed_unless_for_a_store() {
+        for storing in [false, true] {
+            let all = contacts(10);
+            let mut lookup = Lookup::new(TARGET, all[1..5].to_vec(), storing);
+            for contact in std::iter::from_fn(|| lookup.next(NOW)).collect::<Vec<_>>() {
+                assert!(lookup.answer(contact, [0; 20]));
+            }
+            lookup.add_nodes(all[5..].to_vec());
+            assert_eq!(lookup.next(NOW).is_some(), storing, "farther ones");
+            lookup.add_nodes([all[0]]);
+            assert_eq!(lookup.next(NOW), Some(all[0]));
+        }
+    }
+
+    #[test]
+    fn who_is_silent_is_given_up_and_of_many_the_nearest_are_remembered() {
+        let all = contacts(100);
+        let (near, far) = all.split_at(10);
+        let mut lookup = Lookup::new(TARGET, far.to_vec(), false);
+        lookup.add_nodes(near.to_vec());
+        assert_eq!(lookup.nodes.len(), REMEMBERED_MAX);
+        let asked: Vec<Contact> = std::iter::from_fn(|| lookup.next(NOW)).collect();
+        assert_eq!(asked, near[..ALPHA]);
+        lookup.give_up_late(NOW + PATIENCE);
+        assert!(!lookup.answer(asked[0], [0; 20]), "too late");
+        assert_eq!(lookup.next(NOW + PATIENCE), Some(near[ALPHA]));
+    }
+}

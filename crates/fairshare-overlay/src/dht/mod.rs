@@ -72,7 +72,7 @@ pub struct Dht {
     lookups: BTreeMap<u64, (Lookup, Aim)>,
     next_lookup: u64,
     /// Requests under way: which look-up each belongs to.
-    asked: BTreeMap<u32, (u64, PublicKey)>,
+    asked: BTreeMap<u32, u64>,
     queries: SourceLimit,
     secrets: [[u8; 32]; 2],
     secret_since: Instant,
@@ -158,7 +158,7 @@ impl Dht {
                 force_nodes: lookup.wants_nodes(),
             };
             let identifier = (self.rng.next_u64() >> 32) as u32;
-            self.asked.insert(identifier, (number, contact.key));
+            self.asked.insert(identifier, number);
             self.send(contact.address, &find, identifier);
         }
         if self.lookups.get(&number).is_some_and(|(lookup, _)| lookup.is_over()) {
@@ -168,7 +168,7 @@ impl Dht {
 
     fn end(&mut self, now: Now, number: u64) {
         let Some((lookup, aim)) = self.lookups.remove(&number) else { return };
-        self.asked.retain(|_, (of, _)| *of != number);
+        self.asked.retain(|_, of| *of != number);
         match aim {
             Aim::Values { ticket } => {
                 let values = lookup.values().iter().filter_map(|value| DhtValue::parse(value).ok());
@@ -265,11 +265,11 @@ impl Dht {
         values: Vec<Vec<u8>>,
         nodes: &[Contact],
     ) {
-        let Some((number, asked)) = self.asked.get(&identifier).copied() else {
+        let Some(number) = self.asked.get(&identifier).copied() else {
             return self.refuse("dht answer that nobody waits for");
         };
         let Some((lookup, _)) = self.lookups.get_mut(&number) else { return };
-        if asked != *sender || !lookup.answer(Contact { address: from, key: *sender }, token) {
+        if !lookup.answer(Contact { address: from, key: *sender }, token) {
             return self.refuse("dht answer of another node");
         }
         self.asked.remove(&identifier);

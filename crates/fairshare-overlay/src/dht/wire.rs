@@ -289,6 +289,24 @@ fn crc32(data: &[u8]) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use fairshare_crypto::Rng;
+
+    //= spec/overlay.md#9-dht-25-dhtdiscoverycommunity
+    #[test]
+    fn packets_and_values_stand_only_with_their_signature() {
+        let [key, other] = [1, 2].map(|seed| SecretKey::generate(&mut Rng::from_seed([seed; 32])));
+        let packet = DhtMessage::Ping.sign(&key, 5);
+        let wanted = DhtPacket { sender: key.public(), identifier: 5, message: DhtMessage::Ping };
+        assert_eq!(DhtPacket::parse(&packet), Ok(wanted));
+        let value = DhtValue::signed(&key, 3, b"here");
+        assert!(DhtValue::parse(&value).is_ok());
+        let forged = |signed: &[u8]| {
+            let body = &signed[..signed.len() - SIGNATURE_LEN];
+            [body, &other.sign(body).0].concat()
+        };
+        assert_eq!(DhtPacket::parse(&forged(&packet)), Err(ReadError::Value("signature")));
+        assert_eq!(DhtValue::parse(&forged(&value)), Err(ReadError::Value("signature")));
+    }
 
     #[test]
     fn the_checksum_is_that_of_zlib() {
