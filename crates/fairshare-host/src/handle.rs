@@ -285,7 +285,8 @@ impl Events {
     }
 }
 
-/// In an order in which a failure leaves everything that existed as it was.
+/// In an order in which a failure leaves everything that existed as it was. The order is the point:
+/// it reads better whole.
 fn start(mut config: HostConfig, runtime: &tokio::runtime::Handle) -> Result<NodeHandle, StartError> {
     let dir = config.data_dir.clone();
     let resume_dir = dir.join(RESUME_DIR);

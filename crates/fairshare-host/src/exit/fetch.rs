@@ -144,7 +144,8 @@ mod tests {
 
     async fn fetched(parts: &[&[u8]], closes: bool) -> Result<Bytes, String> {
         let target = server(parts.iter().map(|part| part.to_vec()).collect(), closes).await;
-        exchange(Ipv4Addr::LOCALHOST, target, REQUEST).await
+        let exchange = exchange(Ipv4Addr::LOCALHOST, target, REQUEST);
+        tokio::time::timeout(EXCHANGE_MAX, exchange).await.expect("an end")
     }
 
     //= spec/tunnels.md#7-exit
