@@ -160,7 +160,11 @@ impl<S: ChainStore> Node<S> {
     /// Whether some anonymous engine had something to say.
     pub(crate) fn pump_anonymous(&mut self, now: Now) -> bool {
         let hashes: Vec<InfoHash> = self.anonymous.keys().copied().collect();
-        hashes.into_iter().fold(false, |moved, hash| self.pump_one(now, &hash) || moved)
+        let mut moved = false;
+        for hash in hashes {
+            moved |= self.pump_one(now, &hash);
+        }
+        moved
     }
 
     fn pump_one(&mut self, now: Now, hash: &InfoHash) -> bool {

@@ -203,7 +203,12 @@ impl<S: ChainStore> Node<S> {
             TunnelEvent::LinkMessage { neighbour, id, body, .. } => {
                 self.payouts.link_message(now, &neighbour, id, &body);
             }
-            TunnelEvent::Carried(carried) => self.payouts.carried(now, &translate::carried(&carried)),
+            TunnelEvent::Carried(carried) => {
+                self.payouts.carried(now, &translate::carried(&carried));
+                if let Some(neighbour) = carried.from {
+                    self.tunnel.set_credit(&neighbour, self.payouts.credit(now, &neighbour));
+                }
+            }
             TunnelEvent::Moved { group, destinations } => {
                 for to in destinations {
                     self.lost_way(now, group, &to);
@@ -269,7 +274,9 @@ impl<S: ChainStore> Node<S> {
                     Err(error) => self.payouts.propose_failed(now, &to, &error.to_string()),
                 }
             }
-            PayoutsOutput::Block { from, block } => self.ledger.receive(now, Source::Connection(from), block),
+            PayoutsOutput::Block { from, block } => {
+                self.ledger.receive(now, Source::Connection(from), *block)
+            }
             // As with the economy: nothing newer may be written before a batch of the ledger that failed.
             PayoutsOutput::Persist { ticket, .. } if self.ledger.is_stalled() => {
                 self.payouts.persist_failed(now, ticket);

@@ -16,6 +16,7 @@ use std::sync::Arc;
 const BLOCKS_PER_REPLY: usize = 1_000;
 
 impl<S: ChainStore> Node<S> {
+    /// What changes something. One line for each command: it reads better whole.
     pub(crate) fn command(&mut self, now: Now, id: u64, command: Command) {
         let reply = match command {
             Command::Add { torrent, route } => Reply::Added(self.add_torrent(now, torrent, route)),

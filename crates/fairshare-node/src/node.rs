@@ -776,11 +776,14 @@ fn restore_economy<S: ChainStore>(
     Ok(Economy::new(config.economy.clone(), me, records, pairs, rng.fork("economy"), now))
 }
 
+/// An entry of a journal: whose, its name, its value.
+type Journaled = (RecordKind, Vec<u8>, Vec<u8>);
+
 /// The journal entries of these kinds.
 fn records_of<S: ChainStore>(
     store: &S,
     kinds: impl IntoIterator<Item = RecordKind>,
-) -> Result<Vec<(RecordKind, Vec<u8>, Vec<u8>)>, StoreError> {
+) -> Result<Vec<Journaled>, StoreError> {
     let mut records = Vec::new();
     for kind in kinds {
         records.extend(store.records(kind)?.into_iter().map(|(key, value)| (kind, key, value)));

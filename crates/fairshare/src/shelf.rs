@@ -25,6 +25,9 @@ pub(crate) struct Entry {
     pub(crate) route: Route,
 }
 
+/// A torrent of an earlier run, ready to be added again, and the way that it goes.
+pub(crate) type Shelved = (AddTorrent, Route);
+
 /// All torrents of a node.
 #[derive(Debug)]
 pub(crate) struct Shelf {
@@ -80,7 +83,7 @@ impl Shelf {
     }
 
     /// Reads the torrents of earlier runs, each ready to be added again. What cannot be read is told and skipped.
-    pub(crate) fn load(&self) -> Outcome<(Vec<(AddTorrent, Route)>, Vec<String>)> {
+    pub(crate) fn load(&self) -> Outcome<(Vec<Shelved>, Vec<String>)> {
         let Some(dir) = &self.dir else { return Ok((Vec::new(), Vec::new())) };
         let (mut torrents, mut broken) = (Vec::new(), Vec::new());
         for item in std::fs::read_dir(dir).map_err(|error| Failure::io(dir, &error))? {
@@ -95,7 +98,7 @@ impl Shelf {
         Ok((torrents, broken))
     }
 
-    fn read(&self, path: &Path) -> Result<(AddTorrent, Route), String> {
+    fn read(&self, path: &Path) -> Result<Shelved, String> {
         let name = path.file_stem().and_then(|name| name.to_str()).unwrap_or_default();
         let hash: InfoHash = name.parse().map_err(|_| "the name is no hash".to_owned())?;
         let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;

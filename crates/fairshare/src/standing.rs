@@ -214,7 +214,7 @@ pub(crate) fn node_config(config: &Config) -> NodeConfig {
             ..EconomyConfig::default()
         },
         tunnel: tunnel_config(config),
-        payouts: payouts_config(config.epoch_s),
+        payouts: PayoutsConfig::with_epoch(config.epoch_s),
         reputation: config.engine,
         utp_only: config.utp_only,
         ..NodeConfig::at(overlay)
@@ -233,20 +233,6 @@ fn tunnel_config(config: &Config) -> TunnelConfig {
         // What is carried is reported often enough for an epoch to see it.
         metering: Duration::from_secs(config.epoch_s.div_ceil(4).min(60)),
         ..TunnelConfig::default()
-    }
-}
-
-/// Short epochs, as in tests and the demo, want everything else short too.
-//= spec/payouts.md#34-epochs-and-settlement
-fn payouts_config(epoch_s: u64) -> PayoutsConfig {
-    let usual = PayoutsConfig::default();
-    let epoch = Duration::from_secs(epoch_s);
-    PayoutsConfig {
-        epoch_s,
-        iou_interval: usual.iou_interval.min(epoch / 4),
-        iou_jitter: usual.iou_jitter.min(epoch / 20),
-        retry: usual.retry.min(epoch / 2),
-        ..usual
     }
 }
 

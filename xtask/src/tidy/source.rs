@@ -12,7 +12,7 @@ const FUNCTION_LINES_MAX: usize = 70;
 const EXCUSE: &str = "reads better whole";
 
 /// What reaches the world: files, sockets, clocks, threads, entropy.
-const IMPURE_CALLS: [&str; 13] = [
+const IMPURE_CALLS: [&str; 14] = [
     "tokio::",
     "std::fs",
     "UdpSocket",
@@ -26,6 +26,7 @@ const IMPURE_CALLS: [&str; 13] = [
     "thread_rng",
     "OsRng",
     "getrandom",
+    "SystemRandom",
 ];
 
 /// Names that say nothing about what a module holds.

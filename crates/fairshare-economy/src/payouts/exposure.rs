@@ -88,6 +88,14 @@ impl Payouts {
         }
     }
 
+    /// How much of its limit a neighbour uses, in 1/1000; `None` for one whose payment key is not known: it has no credit.
+    //= spec/payouts.md#35-the-circuits-themselves
+    pub fn credit(&mut self, now: Now, neighbour: &PublicKey) -> Option<u32> {
+        self.neighbours.get(neighbour)?.peer?;
+        let (used, _) = self.used_per_mille(now, neighbour);
+        Some(u32::try_from(used).unwrap_or(u32::MAX))
+    }
+
     /// How much of its limit a neighbour uses: by what no IOU covers, and by IOUs that were not paid. And how long it may
     /// be over it: only what an IOU can cure deserves patience.
     fn used_per_mille(&mut self, now: Now, tunnel: &PublicKey) -> (u64, Duration) {

@@ -130,7 +130,9 @@ impl World {
                 seed,
                 peers: Vec::new(),
             };
-            if let Some(Reply::Added(Err(reason))) = self.ask(machine, Command::Add { torrent, route: Route::Clear })? {
+            if let Some(Reply::Added(Err(reason))) =
+                self.ask(machine, Command::Add { torrent, route: Route::Clear })?
+            {
                 return Err(format!("node {machine} does not take up file {file}: {reason}"));
             }
         }

@@ -131,13 +131,38 @@ fn when_the_rendezvous_point_dies_both_meet_elsewhere() {
         world.nodes[node].tunnel.candidate_lost(world.now, &key);
     }
     let peers = |world: &World| world.count(TAKER, |event| matches!(event, TunnelEvent::HiddenPeer { .. }));
-    assert!(world.run_until(Duration::from_secs(120), |world| peers(world) >= 2), "they do not meet again");
+    assert!(world.run_until(Duration::from_secs(12), |world| peers(world) >= 2), "they do not meet again");
     assert_ne!(rendezvous(&world), lost);
     let again = world.nodes[TAKER].events.iter().rev().find_map(|event| match event {
         TunnelEvent::HiddenPeer { address, .. } => Some(*address),
         _ => None,
     });
     carried(&mut world, (TAKER, GROUP), again.expect("seen above"), SEEDER, &datagram(1, 700));
+}
+
+//= spec/tunnels.md#9-hidden-services
+#[test]
+fn when_the_introduction_point_dies_another_one_is_found() {
+    let mut world = town(&[OURS]);
+    world.nodes[SEEDER].tunnel.seed_hidden(world.now, SERVED, TORRENT, 1);
+    world.drain(SEEDER);
+    let ready = |world: &World| world.count(SEEDER, |event| *event == TunnelEvent::HiddenReady(SERVED));
+    assert!(world.run_until(Duration::from_secs(60), |world| ready(world) == 1));
+    world.run(Duration::from_secs(60));
+    assert_eq!(ready(&world), 1, "it stays while it lives");
+    // The third byte of a stored address tells the node.
+    let point = usize::from(world.stored.values().flatten().next().expect("it is stored")[2] - 1);
+    world.nodes[point].offline = true;
+    let key = world.key(point);
+    for node in [TAKER, SEEDER] {
+        world.nodes[node].tunnel.candidate_lost(world.now, &key);
+    }
+    assert!(world.run_until(Duration::from_secs(60), |world| ready(world) == 2));
+    // What the lost one stored is found too, for a while.
+    world.nodes[TAKER].tunnel.join_hidden(world.now, GROUP, TORRENT, 1);
+    world.drain(TAKER);
+    let met = |world: &World| world.saw(TAKER, |event| matches!(event, TunnelEvent::HiddenPeer { .. }));
+    assert!(world.run_until(Duration::from_secs(60), met));
 }
 
 /// How many circuits everybody has, own ones and those of others.

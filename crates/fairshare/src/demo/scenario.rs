@@ -108,8 +108,8 @@ pub(crate) const END_TO_END: Route = Route::Hidden { hops: 1 };
 const OPEN: usize = 8;
 
 const NAMES: [&str; NODES] = [
-    "anna", "boris", "chen", "dina", "emil", "fatma", "rick", "zoe", "rosa", "rolf", "ruth", "remo", "ella", "sven",
-    "hana", "otto",
+    "anna", "boris", "chen", "dina", "emil", "fatma", "rick", "zoe", "rosa", "rolf", "ruth", "remo", "ella",
+    "sven", "hana", "otto",
 ];
 const HONEST: usize = 6;
 
@@ -206,8 +206,11 @@ mod tests {
 
     #[test]
     fn no_two_nodes_around_the_circuits_share_a_network() {
-        let networks: std::collections::BTreeSet<_> =
-            actors().iter().filter(|actor| !actor.role.is_open()).map(|actor| actor.address.octets()[1]).collect();
+        let networks: std::collections::BTreeSet<_> = actors()
+            .iter()
+            .filter(|actor| !actor.role.is_open())
+            .map(|actor| actor.address.octets()[1])
+            .collect();
         assert_eq!(networks.len(), NODES - OPEN);
     }
 

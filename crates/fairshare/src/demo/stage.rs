@@ -278,7 +278,9 @@ impl Player {
 
     /// Why the key that stands best with this node does so, once anybody is known.
     pub(crate) async fn best_standing(&self) -> Outcome<Option<Reason>> {
-        let Reply::Reputations(best) = self.ask(Command::Reputations(1)).await? else { return Err(unexpected()) };
+        let Reply::Reputations(best) = self.ask(Command::Reputations(1)).await? else {
+            return Err(unexpected());
+        };
         let Some(best) = best.first() else { return Ok(None) };
         match self.ask(Command::Explain(best.key)).await? {
             Reply::Reason(reason) => Ok(Some(*reason)),
@@ -384,12 +386,7 @@ impl Player {
     }
 }
 
-async fn start_node(
-    data: &Path,
-    listen: SocketAddrV4,
-    role: Role,
-    first: bool,
-) -> Outcome<Arc<NodeHandle>> {
+async fn start_node(data: &Path, listen: SocketAddrV4, role: Role, first: bool) -> Outcome<Arc<NodeHandle>> {
     let config = Config {
         listen,
         bootstrap: Vec::new(),

@@ -37,7 +37,11 @@ pub(crate) async fn over_two_hops(stage: &Stage, say: &Narrator) -> Outcome<Vec<
     say.line(&format!("otto has sven's file after {took:.1} s; sven only ever saw the exit"));
     let path = path.unwrap_or_else(|| "two relays".to_owned());
     Ok(vec![
-        Promise::new("a download over two hops arrives", true, format!("otto -> {path} -> sven, {took:.1} s")),
+        Promise::new(
+            "a download over two hops arrives",
+            true,
+            format!("otto -> {path} -> sven, {took:.1} s"),
+        ),
         Promise::new(
             "its seeder sees the exit and nobody behind it",
             hidden,
@@ -85,7 +89,9 @@ pub(crate) async fn hidden(stage: &Stage, say: &Narrator) -> Outcome<Vec<Promise
     let real: BTreeSet<IpAddr> = [hana, otto].map(|player| IpAddr::from(player.actor.address)).into();
     let nobody = !seen.is_empty() && seen.iter().all(|address| !real.contains(&address.ip()));
     let took = start.elapsed().as_secs_f64();
-    say.line(&format!("otto has hana's file after {took:.1} s; they met at a rendezvous, neither knows where the other is"));
+    say.line(&format!(
+        "otto has hana's file after {took:.1} s; they met at a rendezvous, neither knows where the other is"
+    ));
     Ok(vec![Promise::new(
         "a hidden seeder serves and stays hidden",
         nobody,
@@ -106,7 +112,11 @@ pub(crate) async fn payouts(stage: &Stage, say: &Narrator) -> Outcome<Vec<Promis
         }
         let spent: u64 = stage.players[ANONYMOUS].payouts().await?.iter().map(|view| view.paid_out).sum();
         if !paid.is_empty() && spent > 0 {
-            let detail = format!("{}; otto paid {}, one block for each guard and epoch", paid.join(", "), show::bytes(spent));
+            let detail = format!(
+                "{}; otto paid {}, one block for each guard and epoch",
+                paid.join(", "),
+                show::bytes(spent)
+            );
             say.line(&format!("an epoch of {EPOCH_S} s ended and relays are paid: {detail}"));
             return Ok(vec![Promise::new("relays are paid in a later epoch", true, detail)]);
         }
