@@ -33,6 +33,7 @@ pub(crate) struct Introduced {
     info_hash: [u8; 20],
     renewals: usize,
     renew_at: Instant,
+    last_seen: u32,
 }
 
 /// A look-up for somebody else.
@@ -92,7 +93,7 @@ impl Tunnel {
             return self.refuse("introduction that is not taken");
         }
         self.set_role(now, circuit, Role::Introduction { info_hash, seeder });
-        let introduced = Introduced { circuit, info_hash, renewals: 0, renew_at: now.mono };
+        let introduced = Introduced { circuit, info_hash, renewals: 0, renew_at: now.mono, last_seen: 0 };
         self.services.introductions.insert(seeder, introduced);
         self.end_send(circuit, &Message::IntroEstablished { ident });
         self.tend_points(now);
@@ -156,9 +157,9 @@ impl Tunnel {
             })
             .collect();
         peers.extend(self.introduced_here(&find.info_hash));
-        // The same seeder may be told by several nodes.
+        // A seeder that moved, or that somebody lies about, stands at several points: the taker tries one after the other.
         peers.sort_by_key(|peer| (peer.seeder, peer.point));
-        peers.dedup_by_key(|peer| peer.seeder);
+        peers.dedup_by_key(|peer| (peer.seeder, peer.point));
         self.rng.shuffle(&mut peers);
         peers.truncate(TOLD_MAX);
         let answer = Message::PeersResponse { ident: find.ident, info_hash: find.info_hash, peers };
@@ -246,8 +247,12 @@ impl Tunnel {
                 continue;
             }
             one.renew_at = now.mono + RENEW_SOON.get(one.renewals).copied().unwrap_or(RENEW);
+            // The first stores are of one value, so that a seeder does not fill the list of the key.
+            if one.renewals == 0 || one.renewals > RENEW_SOON.len() {
+                one.last_seen = last_seen;
+            }
             one.renewals += 1;
-            let value = IntroductionValue { address, last_seen, point, seeder: *seeder };
+            let value = IntroductionValue { address, last_seen: one.last_seen, point, seeder: *seeder };
             self.out.push_back(TunnelOutput::DhtStore { key: one.info_hash, value: value.to_bytes() });
         }
     }

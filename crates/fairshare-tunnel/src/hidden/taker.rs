@@ -26,8 +26,8 @@ const LOOK_SOON: Duration = Duration::from_secs(2);
 
 /// A swarm that is taken from.
 pub(crate) struct Taking {
-    /// Introduction points by the seeder's key.
-    points: BTreeMap<PublicKey, (IntroductionInfo, Instant)>,
+    /// Introduction points by the seeder's key and their own.
+    points: BTreeMap<(PublicKey, PublicKey), Point>,
     look_at: Instant,
     looking: Option<Ident>,
     /// Exchanges through introduction points.
@@ -38,8 +38,16 @@ pub(crate) struct Taking {
     met: BTreeMap<CircuitId, PublicKey>,
 }
 
+struct Point {
+    info: IntroductionInfo,
+    told: Instant,
+    /// How often it did not answer, or with what proves nothing.
+    silences: u32,
+}
+
 struct Asked {
     seeder: PublicKey,
+    through: PublicKey,
     initiator: Initiator,
     since: Instant,
     /// Where the exchange goes on: the seeder's rendezvous point is met there.
@@ -79,6 +87,41 @@ impl Taking {
             || self.met.values().any(|met| met == seeder)
     }
 
+    /// A point that does not answer is asked again only after the others of its seeder.
+    fn forget_silent(&mut self, now: Instant) {
+        let late = self.asked.values().filter(|one| is_late(now, one.since));
+        for (seeder, through) in late.map(|one| (one.seeder, one.through)).collect::<Vec<_>>() {
+            self.blame(seeder, through);
+        }
+        self.asked.retain(|_, one| !is_late(now, one.since));
+    }
+
+    fn blame(&mut self, seeder: PublicKey, through: PublicKey) {
+        if let Some(point) = self.points.get_mut(&(seeder, through)) {
+            point.silences += 1;
+        }
+    }
+
+    fn remember(&mut self, now: Instant, info: IntroductionInfo) {
+        let key = (info.seeder, info.point);
+        if self.points.len() < POINTS_MAX || self.points.contains_key(&key) {
+            let silences = self.points.get(&key).map_or(0, |known| known.silences);
+            self.points.insert(key, Point { info, told: now, silences });
+        }
+    }
+
+    /// For each seeder that is not met the point that answers best.
+    fn wanted(&self) -> Vec<IntroductionInfo> {
+        let mut best: BTreeMap<PublicKey, &Point> = BTreeMap::new();
+        for point in self.points.values().filter(|point| !self.is_busy_with(&point.info.seeder)) {
+            let known = best.entry(point.info.seeder).or_insert(point);
+            if point.silences < known.silences {
+                *known = point;
+            }
+        }
+        best.values().map(|point| point.info).collect()
+    }
+
     fn connections(&self) -> usize {
         self.asked.len() + self.joining.len() + self.met.len()
     }
@@ -91,12 +134,8 @@ impl Tunnel {
 
     pub(super) fn tend_taking(&mut self, now: Now, id: GroupId) {
         let Some(taking) = self.taking(id) else { return };
-        taking.points.retain(|_, (_, told)| now.mono.since(*told) < POINT_AGE);
-        let silent: Vec<PublicKey> =
-            taking.asked.values().filter(|one| is_late(now.mono, one.since)).map(|one| one.seeder).collect();
-        taking.asked.retain(|_, one| !is_late(now.mono, one.since));
-        // A point that does not answer is dropped; the next look may tell another one.
-        taking.points.retain(|seeder, _| !silent.contains(seeder));
+        taking.points.retain(|_, point| now.mono.since(point.told) < POINT_AGE);
+        taking.forget_silent(now.mono);
         let late: Vec<CircuitId> = taking
             .joining
             .iter()
@@ -148,17 +187,9 @@ impl Tunnel {
         }
         taking.looking = None;
         for peer in told {
-            if taking.points.len() < POINTS_MAX || taking.points.contains_key(&peer.seeder) {
-                taking.points.insert(peer.seeder, (peer, now.mono));
-            }
+            taking.remember(now.mono, peer);
         }
-        let wanted: Vec<IntroductionInfo> = taking
-            .points
-            .values()
-            .map(|(info, _)| *info)
-            .filter(|one| !taking.is_busy_with(&one.seeder))
-            .collect();
-        for point in wanted {
+        for point in taking.wanted() {
             self.ask_seeder(now, id, &point);
         }
     }
@@ -175,7 +206,8 @@ impl Tunnel {
             return;
         }
         let message = Message::CreateE2e { ident, info_hash, seeder: point.seeder, point: initiator.point() };
-        taking.asked.insert(ident, Asked { seeder: point.seeder, initiator, since: now.mono, community });
+        let (seeder, through) = (point.seeder, point.point);
+        taking.asked.insert(ident, Asked { seeder, through, initiator, since: now.mono, community });
         let packet = write_bare(community, &message, None);
         self.send_data(now, circuit, &Address::Ip(point.address), &packet);
     }
@@ -189,12 +221,18 @@ impl Tunnel {
             return self.refuse("answer that nobody waits for");
         };
         let Ok(keys) = asked.initiator.finish(&asked.seeder, &exchange.point, &exchange.auth) else {
+            taking.blame(asked.seeder, asked.through);
             return self.refuse("seeder that does not prove its key");
         };
         let mut layer = EndToEnd::downloader(keys, &mut self.rng);
         let mut sealed = exchange.candidates.to_vec();
         let info = layer.open(&mut sealed).ok().and_then(|plain| RendezvousInfo::parse(plain).ok());
-        let Some(info) = info else { return self.refuse("rendezvous that does not decrypt") };
+        let Some(info) = info else {
+            if let Some(taking) = self.taking(id) {
+                taking.blame(asked.seeder, asked.through);
+            }
+            return self.refuse("rendezvous that does not decrypt");
+        };
         let last = Hop { key: info.point, address: info.address };
         let community = Some(asked.community);
         let Some(circuit) = self.build_hidden(now, Purpose::Taking(id), hops + 1, Some(last), community)
