@@ -80,7 +80,7 @@ impl Exits {
             return;
         }
         let lane = Lane::new(EXIT_WAITING_MAX, &self.total);
-        let v4 = self.socket(id, IpAddr::V4(Ipv4Addr::UNSPECIFIED), &lane).ok();
+        let v4 = self.socket(id, IpAddr::V4(self.own), &lane).ok();
         self.exits.insert(id, Exit { v4, v6: None, lane });
     }
 
