@@ -9,13 +9,24 @@ use std::process::Command;
 const KILLS: &str = "100";
 const SIM_SEEDS: &str = "200";
 const SIGNATURES_EACH_WAY: &str = "50";
+const PAYOUT_EPOCHS: &str = "20";
+/// Of each hop and each direction.
+const TUNNEL_CELLS: &str = "1000000";
 
 /// The task.
 pub(crate) fn run(mut arguments: Arguments) -> Result<bool, String> {
-    let name = arguments.word().ok_or("campaign needs a name: kill, sim or interop")?;
+    let name = arguments.word().ok_or("campaign needs a name: kill, sim, interop, payouts or tunnel")?;
     arguments.finish()?;
     let mut command = match name.as_str() {
-        "kill" => named_test("fairshare", "kill", ("FAIRSHARE_KILLS", KILLS)),
+        "kill" => named_test("fairshare", "kill", &[], ("FAIRSHARE_KILLS", KILLS)),
+        "payouts" => {
+            let only = ["--release", "fifty_nodes_and_twenty_epochs"];
+            named_test("fairshare-economy", "payouts", &only, ("FAIRSHARE_PAYOUT_EPOCHS", PAYOUT_EPOCHS))
+        }
+        "tunnel" => {
+            let only = ["--release", "no_key_seals_twice_with_one_counter"];
+            named_test("fairshare-tunnel", "ring", &only, ("FAIRSHARE_TUNNEL_CELLS", TUNNEL_CELLS))
+        }
         "sim" => {
             let mut cargo = test::cargo_test(&["--release", "--package", "fairshare-sim", "--tests"], true);
             cargo.args(["--", "--nocapture"]).env("FAIRSHARE_SIM_SEEDS", SIM_SEEDS);
@@ -26,7 +37,11 @@ pub(crate) fn run(mut arguments: Arguments) -> Result<bool, String> {
             cargo.arg("--nocapture").env("FAIRSHARE_INTEROP_SIGNATURES", SIGNATURES_EACH_WAY);
             cargo
         }
-        other => return Err(format!("no campaign is called {other}; there are kill, sim and interop")),
+        other => {
+            return Err(format!(
+                "no campaign is called {other}; there are kill, sim, interop, payouts and tunnel"
+            ));
+        }
     };
     println!("campaign {name}");
     said(Command::new("date").args(["--utc", "+%Y-%m-%d %H:%M UTC"]));
@@ -36,9 +51,9 @@ pub(crate) fn run(mut arguments: Arguments) -> Result<bool, String> {
     Ok(counts.is_good(true))
 }
 
-fn named_test(package: &str, test: &str, (variable, value): (&str, &str)) -> Command {
+fn named_test(package: &str, test: &str, only: &[&str], (variable, value): (&str, &str)) -> Command {
     let mut cargo = test::cargo_test(&["--package", package, "--test", test], true);
-    cargo.args(["--", "--nocapture"]).env(variable, value);
+    cargo.args(only).args(["--", "--nocapture"]).env(variable, value);
     cargo
 }
 

@@ -24,7 +24,8 @@ usage: cargo xtask TASK [options]
   tidy [--report]                     layers, purity, file and function length, banned words, spec anchors
   vectors [--dir D]                   check the vector files of a folder (default tests/vectors)
   bench NAME [--json]                 figures and ratios of one run (first-light, trust, tunnel)
-  campaign NAME                       the full counts of a test that `test` runs at a tenth (kill, sim, interop)";
+  campaign NAME                       the full counts of a test that `test` runs at a tenth
+                                      (kill, sim, interop, payouts, tunnel)";
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_environment();
