@@ -50,6 +50,12 @@ struct Exit {
     lane: Arc<Lane>,
 }
 
+impl Exit {
+    fn flush(&mut self) {
+        self.v4.iter_mut().chain(&mut self.v6).for_each(|socket| socket.sender.flush());
+    }
+}
+
 struct Socket {
     sender: BatchSender,
     receiving: AbortHandle,
@@ -84,8 +90,11 @@ impl Exits {
         self.exits.insert(id, Exit { v4, v6: None, lane });
     }
 
+    /// What was sent before leaves; the ports are free when the tasks are gone.
     pub(crate) fn close(&mut self, id: ExitId) {
-        self.exits.remove(&id);
+        if let Some(mut exit) = self.exits.remove(&id) {
+            exit.flush();
+        }
     }
 
     /// Sends with the next flush, or drops what has no socket.
@@ -104,8 +113,9 @@ impl Exits {
 
     pub(crate) fn flush(&mut self) {
         for id in self.unflushed.drain(..) {
-            let Some(exit) = self.exits.get_mut(&id) else { continue };
-            exit.v4.iter_mut().chain(&mut exit.v6).for_each(|socket| socket.sender.flush());
+            if let Some(exit) = self.exits.get_mut(&id) {
+                exit.flush();
+            }
         }
     }
 
@@ -211,9 +221,8 @@ mod tests {
         let (server, address) = server(Ipv4Addr::LOCALHOST.into()).expect("loopback");
         exits.open(EXIT);
         exits.send(EXIT, address, Bytes::from_static(b"x"));
-        exits.flush();
-        let from = server.recv_from(&mut [0; 16]).expect("it left").1;
         exits.close(EXIT);
+        let from = server.recv_from(&mut [0; 16]).expect("what was sent before the end left").1;
         exits.send(EXIT, address, Bytes::from_static(b"y"));
         exits.flush();
         assert_eq!(exits.total().dropped(), 1);
