@@ -494,7 +494,7 @@ impl<S: ChainStore> Node<S> {
             LedgerEvent::Linked { proposal, agreement } => self.standing.linked(now, proposal, agreement),
             LedgerEvent::ForkProved(proof) => {
                 self.economy.fork_proved(now, proof.accused());
-                self.standing.fork_proved(proof.accused());
+                self.standing.fork_proved(now, proof.accused());
                 self.payouts.fork_proved(now, proof.accused());
             }
             _ => {}

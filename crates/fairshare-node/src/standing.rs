@@ -71,7 +71,7 @@ impl Standing {
             ranks: BTreeMap::new(),
         };
         for proof in store.proofs()? {
-            standing.fork_proved(proof.accused());
+            standing.fork_proved(now, proof.accused());
         }
         standing.ranks = standing.ranked_keys();
         Ok(standing)
@@ -92,16 +92,21 @@ impl Standing {
 
     fn gather(&mut self, now: Now) {
         if self.interactions.has_changes() {
-            self.apply_at = self.apply_at.or(Some(now.mono + BATCH));
+            self.look_again(now);
         }
+    }
+
+    fn look_again(&mut self, now: Now) {
+        self.apply_at = self.apply_at.or(Some(now.mono + BATCH));
     }
 
     /// The key of a proven forker scores nothing, and vouches for nobody.
     //= spec/trust.md#9-fraud-evidence
-    pub(crate) fn fork_proved(&mut self, key: &PublicKey) {
+    pub(crate) fn fork_proved(&mut self, now: Now, key: &PublicKey) {
         self.forkers.insert(*key);
         if let Some(node) = self.interactions.intern(key) {
             self.engine.mark_fraudster(node);
+            self.look_again(now);
         }
     }
 
@@ -217,4 +222,146 @@ fn partner(me: &PublicKey, proposal: &HalfBlock) -> Option<PublicKey> {
 fn per_mille(value: f64) -> u32 {
     // A float to integer cast saturates, and turns what is no number into 0.
     (value * 1_000.0).clamp(0.0, 1_000.0) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fairshare_crypto::SecretKey;
+    use fairshare_ledger::bandwidth::Bandwidth;
+    use fairshare_ledger::{Batch, BlockType, Draft, GENESIS_HASH, MemoryStore};
+    use std::sync::Arc;
+
+    const NOW: Now = Now { mono: Instant::START, unix_ms: 1_000_000 };
+    const MIB: u64 = 1 << 20;
+
+    struct Town {
+        me: SecretKey,
+        others: Vec<SecretKey>,
+        store: MemoryStore,
+        standing: Standing,
+    }
+
+    impl Town {
+        fn new(others: usize) -> Self {
+            let mut rng = Rng::from_seed([5; 32]);
+            let me = SecretKey::generate(&mut rng);
+            let others = (0..others).map(|_| SecretKey::generate(&mut rng)).collect();
+            let store = MemoryStore::new();
+            let standing = standing(&me, &store);
+            Self { me, others, store, standing }
+        }
+
+        fn key(&self, other: usize) -> PublicKey {
+            self.others[other].public()
+        }
+
+        /// I took so much from one of the others, and both signed.
+        fn took(&mut self, from: usize, bytes: u64) {
+            let [proposal, agreement] = pair(&self.me, &self.others[from], bytes);
+            self.standing.linked(NOW, &proposal, &agreement);
+            let blocks = [proposal, agreement].map(Arc::new).to_vec();
+            self.store.apply(&Batch { blocks, ..Batch::default() });
+        }
+
+        fn settled(&mut self) {
+            let later = Now { mono: NOW.mono + BATCH, ..NOW };
+            assert!(self.standing.handle_timeout(later), "something was gathered");
+        }
+    }
+
+    fn standing(me: &SecretKey, store: &MemoryStore) -> Standing {
+        let rng = Rng::from_seed([6; 32]);
+        Standing::new(EngineKind::Merit, me.public(), store, rng, NOW).expect("readable")
+    }
+
+    fn pair(taker: &SecretKey, giver: &SecretKey, bytes: u64) -> [HalfBlock; 2] {
+        // Its number only has to be its own: the graph does not read the chain.
+        let number = u32::from_be_bytes(*giver.public().as_bytes().last_chunk().expect("longer")) | 1;
+        [
+            half(taker, number, (giver.public(), 0), 0, bytes),
+            half(giver, 1, (taker.public(), number), bytes, 0),
+        ]
+    }
+
+    fn half(key: &SecretKey, sequence: u32, link: (PublicKey, u32), up: u64, down: u64) -> HalfBlock {
+        let amounts = Bandwidth { up, down, total_up: up, total_down: down, ..Bandwidth::default() };
+        HalfBlock::sign(
+            key,
+            Draft {
+                sequence,
+                link_owner: link.0,
+                link_sequence: link.1,
+                previous_hash: GENESIS_HASH,
+                kind: BlockType::BANDWIDTH,
+                transaction: amounts.encode(),
+                timestamp_ms: 5,
+            },
+        )
+    }
+
+    //= spec/trust.md#8-3-choking
+    #[test]
+    fn who_gave_more_ranks_higher_equals_rank_alike_and_strangers_have_none() {
+        let mut town = Town::new(4);
+        town.took(0, 800 * MIB);
+        town.took(1, 100 * MIB);
+        town.took(2, 100 * MIB);
+        assert_eq!(town.standing.rank(&town.key(0)), 0, "changes are gathered first");
+        town.settled();
+        let ranks = [0, 1, 2, 3].map(|other| town.standing.rank(&town.key(other)));
+        assert_eq!((ranks[0], ranks[3]), (1_000, 0));
+        assert!(ranks[1] == ranks[2] && (1..1_000).contains(&ranks[1]), "{ranks:?}");
+        assert_eq!(town.standing.rank(&town.me.public()), 0, "nobody ranks himself");
+    }
+
+    //= spec/settlement.md#8-effects-and-the-terms-record
+    #[test]
+    fn trust_is_measured_by_the_ninth_decile_of_partners_once_there_are_ten() {
+        let mut town = Town::new(12);
+        for other in 0..9 {
+            town.took(other, 10 * MIB);
+        }
+        town.settled();
+        assert!((town.standing.yardstick() - M90_DEFAULT).abs() < f64::EPSILON);
+        assert_eq!(town.standing.trust(&town.key(11)), 0, "nothing is known of it");
+        town.took(9, 300 * MIB);
+        town.settled();
+        let best = town.standing.score(&town.key(9)).value;
+        assert!((town.standing.yardstick() - best).abs() < f64::EPSILON);
+        assert_eq!(town.standing.trust(&town.key(9)), 1_000);
+        assert!((1..1_000).contains(&town.standing.trust(&town.key(0))));
+    }
+
+    //= spec/trust.md#9-fraud-evidence
+    #[test]
+    fn a_forker_loses_its_rank_its_trust_and_its_share_whatever_it_gave() {
+        let mut town = Town::new(2);
+        town.took(0, 500 * MIB);
+        town.took(1, 5 * MIB);
+        town.settled();
+        let forker = town.key(0);
+        assert!(town.standing.trust(&forker) > 0 && town.standing.share(&forker) > 0);
+        town.standing.fork_proved(NOW, &forker);
+        assert_eq!((town.standing.trust(&forker), town.standing.share(&forker)), (0, 0));
+        assert!(town.standing.reason(&forker).reputation.forker);
+        town.settled();
+        assert_eq!((town.standing.rank(&forker), town.standing.rank(&town.key(1))), (0, 1_000));
+    }
+
+    //= spec/trust.md#8-how-scores-are-used
+    #[test]
+    fn a_node_that_starts_again_thinks_the_same_of_everybody() {
+        let mut town = Town::new(3);
+        for (other, mib) in [(0, 40), (1, 400), (2, 4)] {
+            town.took(other, mib * MIB);
+        }
+        town.settled();
+        let again = standing(&town.me, &town.store);
+        let order = |standing: &Standing| standing.top(9).iter().map(|one| one.key).collect::<Vec<_>>();
+        assert_eq!(order(&again), order(&town.standing));
+        assert_eq!(order(&again), [1, 0, 2].map(|other| town.key(other)));
+        let reason = again.reason(&town.key(1));
+        assert_eq!((reason.direct, reason.path.len()), (400 * MIB, 2), "from me to it");
+    }
 }

@@ -9,8 +9,8 @@ use std::time::Duration;
 use support::socks::{Association, utp_like};
 use support::tunnel::{DESTROYED, Echo, SIZES, TunnelPeer};
 use support::{
-    Node, Process, SOON, configure, fairshare, free_port_run, living_peer, living_peers, same_bytes,
-    wait_for, write_random_file,
+    Node, Process, SOON, circuit_file_bytes, configure, fairshare, free_port_run, living_peer, living_peers,
+    same_bytes, wait_for, write_random_file,
 };
 use tempfile::TempDir;
 
@@ -20,7 +20,6 @@ const EXIT: &str = "relay,exit_bt,exit_ipv8,speed_test";
 /// Bytes of a speed test.
 const TEST_BYTES: &str = "200000";
 /// A file that goes over circuits, and the limit of that.
-const FILE_BYTES: u64 = 4 << 20;
 const NAME: &str = "film.bin";
 const TRANSFER: Duration = Duration::from_secs(180);
 /// Both kinds of endpoint.
@@ -329,7 +328,7 @@ fn libtorrent_downloads_through_our_socks_server_and_living_hops() {
     let world = World::new(&peers, ["python", "rust", "python"]);
     let originator = Originator::start(&world);
     let (source, to) = (world.fresh("source"), world.fresh("to"));
-    write_random_file(&source.join(NAME), FILE_BYTES, 5);
+    write_random_file(&source.join(NAME), circuit_file_bytes(), 5);
     let torrent = world.folder.path().join("film.torrent");
     let made = fairshare().arg("create").arg(source.join(NAME)).arg("--out").arg(&torrent).output();
     assert!(made.expect("the program can be started").status.success());
@@ -361,7 +360,7 @@ fn our_hidden_seeder_and_downloader_meet_at_living_introduction_and_rendezvous_p
     }
     world.everybody_meets();
     let (source, to) = (world.fresh("source"), world.fresh("to"));
-    write_random_file(&source.join(NAME), FILE_BYTES, 6);
+    write_random_file(&source.join(NAME), circuit_file_bytes(), 6);
     let torrent = world.folder.path().join("film.torrent");
     let made = fairshare().arg("create").arg(source.join(NAME)).arg("--out").arg(&torrent).output();
     assert!(made.expect("the program can be started").status.success());

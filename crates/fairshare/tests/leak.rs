@@ -11,13 +11,11 @@ use std::process::{Command, Stdio};
 use support::capture::{Capture, Packet, Traces, Wire};
 use support::netns::{Host, Internet};
 use support::{
-    Node, Process, SOON, configure, fairshare, living_peer, living_peers, same_bytes, wait_for,
-    write_random_file,
+    Node, Process, SOON, circuit_file_bytes, configure, fairshare, living_peer, living_peers, same_bytes,
+    wait_for, write_random_file,
 };
 use tempfile::TempDir;
 
-/// Size of a file that goes over several wires, each captured.
-const FILE_BYTES: u64 = 4 << 20;
 const NAME: &str = "film.bin";
 /// Limit of a download through circuits, in seconds.
 const TRANSFER_S: u64 = 180;
@@ -43,7 +41,7 @@ impl Stage {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let (source, torrent) = (folder.path().join("source"), folder.path().join("film.torrent"));
         fs::create_dir(&source).expect("a folder of this test");
-        write_random_file(&source.join(NAME), FILE_BYTES, seed);
+        write_random_file(&source.join(NAME), circuit_file_bytes(), seed);
         let made = fairshare()
             .arg("create")
             .arg(source.join(NAME))
@@ -115,6 +113,14 @@ fn start(host: &Host, command: &Command) -> Process {
     Process::start(host.on(command).stdin(Stdio::piped()))
 }
 
+/// The whole file is to be seen on this wire; in how many frames.
+fn assert_is_plain(wire: &Wire, traces: &Traces) -> usize {
+    let seen = wire.frames_with(traces);
+    // A frame of segments that the network card would have cut holds many blocks.
+    assert!(seen as u64 > circuit_file_bytes() / 65536, "seen in {seen} frames only");
+    seen
+}
+
 /// The measure that all other tests of this file rely on: a transfer in clear is seen on the wires of its two ends, by its
 /// addresses and by its bytes, and a third wire shows nothing of it.
 #[test]
@@ -131,8 +137,7 @@ fn a_transfer_in_clear_is_seen_on_its_own_wires_and_on_no_other() {
     let wires = stage.wires();
     for (own, other) in [("seeder", &getter), ("getter", &seeder)] {
         assert!(wires[own].touches(&other.ip));
-        // A frame of segments that the network card would have cut holds many blocks.
-        assert!(wires[own].frames_with(&stage.traces()) as u64 > FILE_BYTES / 65536, "the bytes are seen");
+        assert_is_plain(&wires[own], &stage.traces());
         assert!(!wires[own].touches(&stranger.ip));
     }
     assert!(!wires["stranger"].touches(&seeder.ip) && !wires["stranger"].touches(&getter.ip));
@@ -223,19 +228,27 @@ impl Exiting {
             );
         }
         // The control: where it leaves the circuit it is seen, as plainly as without circuits.
-        assert!(wires["seeder"].frames_with(&traces) as u64 > FILE_BYTES / 65536);
+        let seen = assert_is_plain(&wires["seeder"], &traces);
+        let elsewhere =
+            ["originator", "relay1", "relay2"].map(|name| wires[name].frame_count()).iter().sum::<usize>();
+        println!(
+            "seen in {seen} frames at the seeder, and in none of {elsewhere} at the originator and the relays"
+        );
         self.no_identity_went_to_the_seeder(&wires["seeder"]);
     }
 
-    /// The node has a key; whoever sends files to it must not see it, in bytes or in text.
+    /// The node has two keys; whoever sends files to it must not see them, in bytes or in text, nor its address.
     fn no_identity_went_to_the_seeder(&self, wire: &Wire) {
-        let key = hex::decode(&self.originator.key).expect("a key in hexadecimal");
-        let (first, second) = key[10..].split_at(32);
-        let ip = self.ip("originator").octets();
-        let words = Traces::of_words([first, second, self.originator.key.as_bytes(), &ip]);
-        let payloads =
-            wire.packets().filter(|packet| words.are_in(packet.bytes.get(20..).unwrap_or_default()));
-        assert_eq!(payloads.count(), 0);
+        let tunnel = self.originator.command(&["relay", "status"])["tunnel_key"].clone();
+        for key in [self.originator.key.as_str(), tunnel.as_str().expect("text")] {
+            let bytes = hex::decode(key).expect("a key in hexadecimal");
+            let (first, second) = bytes[10..].split_at(32);
+            let ip = self.ip("originator").octets();
+            let words = Traces::of_words([first, second, key.as_bytes(), &ip]);
+            let payloads =
+                wire.packets().filter(|packet| words.are_in(packet.bytes.get(20..).unwrap_or_default()));
+            assert_eq!(payloads.count(), 0);
+        }
     }
 }
 
@@ -307,6 +320,8 @@ fn a_hidden_seeder_and_who_downloads_from_it_never_learn_of_each_other() {
     }
     // The control: that much went through the two.
     for name in ["seeder", "getter"] {
-        assert!(wires[name].byte_count() > FILE_BYTES);
+        assert!(wires[name].byte_count() > circuit_file_bytes());
     }
+    let frames = wires.values().map(Wire::frame_count).sum::<usize>();
+    println!("a hidden torrent of {} MiB: seen in none of {frames} frames", circuit_file_bytes() >> 20);
 }

@@ -140,6 +140,11 @@ impl Wire {
         self.frames().filter(|frame| traces.are_in(frame)).count()
     }
 
+    /// All frames, of every kind.
+    pub(crate) fn frame_count(&self) -> usize {
+        self.frames().count()
+    }
+
     /// Bytes of all frames.
     pub(crate) fn byte_count(&self) -> u64 {
         self.frames().map(|frame| frame.len() as u64).sum()

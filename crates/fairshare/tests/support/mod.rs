@@ -252,6 +252,11 @@ pub(crate) fn write_random_file(path: &Path, bytes: u64, seed: u8) {
     }
 }
 
+/// Size of a file that goes through circuits, unless `FAIRSHARE_CIRCUIT_MIB` asks for more.
+pub(crate) fn circuit_file_bytes() -> u64 {
+    env::var("FAIRSHARE_CIRCUIT_MIB").map_or(4, |text| text.parse::<u64>().expect("a number")) << 20
+}
+
 /// Whether two files hold the same bytes.
 pub(crate) fn same_bytes(one: &Path, two: &Path) -> bool {
     let open = |path: &Path| File::open(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
