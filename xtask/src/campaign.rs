@@ -9,6 +9,8 @@ use std::process::Command;
 const KILLS: &str = "100";
 const SIM_SEEDS: &str = "200";
 const SIGNATURES_EACH_WAY: &str = "50";
+/// Of a file that goes through circuits.
+const CIRCUIT_MIB: &str = "64";
 const PAYOUT_EPOCHS: &str = "20";
 /// Of each hop and each direction.
 const TUNNEL_CELLS: &str = "1000000";
@@ -35,6 +37,7 @@ pub(crate) fn run(mut arguments: Arguments) -> Result<bool, String> {
         "interop" => {
             let mut cargo = test::interop_command(true, false);
             cargo.arg("--nocapture").env("FAIRSHARE_INTEROP_SIGNATURES", SIGNATURES_EACH_WAY);
+            cargo.env("FAIRSHARE_CIRCUIT_MIB", CIRCUIT_MIB);
             cargo
         }
         other => {
