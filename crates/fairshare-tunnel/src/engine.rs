@@ -252,10 +252,6 @@ impl Tunnel {
                 if end.link.address != from || end.link.community != header.community {
                     return self.refuse("cell from elsewhere than its link");
                 }
-                let neighbour = end.link.key;
-                if self.is_slowed(&neighbour) {
-                    return self.refuse("cell of a neighbour that does not pay");
-                }
                 self.end_cell(now, header, message);
             }
             Some(Joined::Extending(_)) | None => self.refuse("cell of an unknown circuit"),
@@ -291,7 +287,7 @@ impl Tunnel {
     }
 
     /// Whether this cell of the neighbour is to be dropped: all but one of twenty of a slowed one.
-    fn is_slowed(&mut self, neighbour: &PublicKey) -> bool {
+    pub(crate) fn is_slowed(&mut self, neighbour: &PublicKey) -> bool {
         if !matches!(self.allowances.get(neighbour), Some(Allowance::Slow | Allowance::Cut)) {
             return false;
         }

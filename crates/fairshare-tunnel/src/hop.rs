@@ -40,9 +40,6 @@ impl Tunnel {
         if self.own.contains_key(&header.circuit) || self.joined.contains_key(&header.circuit) {
             return self.refuse("create for a circuit in use");
         }
-        if matches!(self.allowances.get(&key), Some(allowance) if *allowance != Allowance::Open) {
-            return self.refuse("create of a neighbour that does not pay");
-        }
         if !self.may_answer_create(now.mono, from) {
             return self.refuse("too many creates");
         }
@@ -71,6 +68,8 @@ impl Tunnel {
             total: metered,
             metered,
             role: Role::New,
+            // Else who owes too much could never pay: its settlement link begins as any circuit does.
+            payments_only: self.allowances.contains_key(&key),
             extending: None,
             exit: Exit::default(),
         };
@@ -100,6 +99,17 @@ impl Tunnel {
             Err(error) => return self.refuse(open_refusal(error)),
         };
         end.count(CELL_HEADER_LEN + message.len());
+        let (neighbour, payments_only) = (end.link.key, end.payments_only);
+        let pays = plain.first().is_some_and(|kind| *kind == id::PING || id::SETTLEMENT.contains(kind));
+        if !pays && self.allowances.contains_key(&neighbour) {
+            if payments_only {
+                self.refuse("circuit of a neighbour that does not pay");
+                return self.end_joined(circuit, DestroyReason::PUSHED_OUT);
+            }
+            if self.is_slowed(&neighbour) {
+                return self.refuse("cell of a neighbour that does not pay");
+            }
+        }
         if plain.first() == Some(&id::DATA) {
             let Ok(data) = Data::parse(&plain[1..]) else { return self.refuse("malformed data") };
             let payload = plain.slice(plain.len() - data.data.len()..);

@@ -60,6 +60,8 @@ pub(crate) struct End {
     /// Bytes of cells since the last report.
     pub(crate) metered: u64,
     pub(crate) role: Role,
+    /// Begun while the neighbour owed too much: until that has changed it is good for messages about payment and no more.
+    pub(crate) payments_only: bool,
     pub(crate) extending: Option<Extending>,
     pub(crate) exit: Exit,
 }

@@ -28,7 +28,7 @@ pub struct GroupSpec {
     pub circuits: usize,
 }
 
-/// What a neighbour may do, by what it owes.
+/// What a neighbour may do, by what it owes. Messages about payment pass in any case.
 //= spec/payouts.md#36-exposure-what-a-node-risks-when-it-is-never-paid
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Allowance {
@@ -39,7 +39,7 @@ pub enum Allowance {
     NoNewCircuits,
     /// Use a twentieth of them.
     Slow,
-    /// Nothing: its circuits are ended.
+    /// Pay, and nothing else: its circuits are ended.
     Cut,
 }
 

@@ -117,6 +117,13 @@ fn a_neighbour_that_owes_too_much_begins_nothing_new_then_is_slowed_then_cut() {
     let set = |world: &mut World, allowance| {
         world.nodes[1].tunnel.set_allowance(&debtor, allowance);
         world.drain(1);
+        world.run(Duration::from_secs(1));
+        // It could not get out of debt if it could not say that it pays.
+        let body = Bytes::from(vec![allowance as u8; 512]);
+        tell(world, 0, 1, 40, &body);
+        assert!(got(world, 1, 0, false, 40, &body), "{allowance:?}");
+        tell(world, 1, 0, 41, &body);
+        assert!(got(world, 0, 1, true, 41, &body), "{allowance:?}");
     };
     set(&mut world, Allowance::NoNewCircuits);
     assert!(world.echoed(&datagram(1, 100)), "the old circuit goes on");
