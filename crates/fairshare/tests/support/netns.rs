@@ -43,7 +43,7 @@ impl Internet {
         let made = internet
             .add_namespace(ROUTER)
             .and_then(|()| run(Command::new("tcpdump").arg("--version")))
-            .and_then(|()| internet.in_router(&["sysctl", "-q", "-w", "net.ipv4.ip_forward=1"]));
+            .and_then(|()| internet.in_router(&["sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"]));
         match made {
             Ok(()) => Some(internet),
             Err(reason) => {
