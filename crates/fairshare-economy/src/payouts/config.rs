@@ -42,6 +42,9 @@ pub struct PayoutsConfig {
     pub epoch_s: u64,
     /// How often an IOU goes to a neighbour with which there is traffic; dummies come as often.
     pub iou_interval: Duration,
+    /// How often one more message of a neighbour is heard, apart from a burst: several times as often as an honest one
+    /// has something to say.
+    pub message_refill: Duration,
     /// New debt that makes an IOU due at once.
     pub iou_amount: u64,
     /// The random delay of an IOU that nobody waits for.
@@ -80,6 +83,7 @@ impl PayoutsConfig {
         Self {
             epoch_s,
             iou_interval: at_most(10, 60),
+            message_refill: (Duration::from_secs(epoch_s) / 160).min(Duration::from_millis(500)),
             iou_amount: 48 * MIB,
             iou_jitter: at_most(30, 20),
             dummy_ious: true,
@@ -115,5 +119,11 @@ mod tests {
         assert_eq!((usual.epoch_s, usual.iou_interval.as_secs(), usual.retry.as_secs()), (21_600, 60, 600));
         let short = PayoutsConfig::with_epoch(20);
         assert_eq!((short.iou_interval.as_secs(), short.retry.as_secs()), (2, 1));
+        for settings in [usual, short] {
+            assert!(
+                settings.iou_interval >= settings.message_refill * 16,
+                "an IOU and its answer are never too many"
+            );
+        }
     }
 }

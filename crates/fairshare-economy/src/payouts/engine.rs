@@ -20,8 +20,6 @@ use std::time::Duration;
 const WRITE_RETRY: Duration = Duration::from_secs(5);
 /// Messages of one neighbour that are heard at once; in order come about eight a minute.
 const MESSAGES_BURST: u32 = 32;
-/// After that time one more is heard.
-const MESSAGE_REFILL: Duration = Duration::from_millis(500);
 
 /// What is to be looked at when its time comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -71,10 +69,10 @@ pub(super) struct Neighbour {
 }
 
 impl Neighbour {
-    /// Whether one more message is heard: each may cost a signature and a write.
-    pub(super) fn may_speak(&mut self, now: Instant) -> bool {
+    /// Whether one more message is heard: each may cost a signature and a write. One more is heard after each `refill`.
+    pub(super) fn may_speak(&mut self, now: Instant, refill: Duration) -> bool {
         let (count, last) = self.heard;
-        let forgotten = now.since(last).as_millis() / MESSAGE_REFILL.as_millis();
+        let forgotten = now.since(last).as_micros() / refill.as_micros().max(1);
         let count = count.saturating_sub(u32::try_from(forgotten).unwrap_or(u32::MAX));
         if count >= MESSAGES_BURST {
             return false;
