@@ -14,7 +14,9 @@ use crate::link::Links;
 use crate::output::CircuitEnd;
 use crate::output::{Allowance, CircuitStatus, ExitId, GroupId, JoinedStatus, TunnelEvent, TunnelOutput};
 use crate::speed::SpeedTest;
-use crate::wire::{CELL_HEADER_LEN, CellHeader, CircuitId, Data, Destroy, DestroyReason, Flags, Message, id};
+use crate::wire::{
+    CELL_HEADER_LEN, CELL_LEN_MAX, CellHeader, CircuitId, Data, Destroy, DestroyReason, Flags, Message, id,
+};
 use bytes::Bytes;
 use fairshare_crypto::{PublicKey, Rng, SecretKey};
 use fairshare_wire::{CommunityId, Frame, Instant, Now};
@@ -442,7 +444,12 @@ impl Tunnel {
 
     // ---- for all parts ----
 
+    /// Sends a datagram, unless living peers could not receive it whole.
+    //= spec/tunnels.md#2-cell
     pub(crate) fn transmit(&mut self, to: SocketAddr, bytes: Bytes) {
+        if bytes.len() > CELL_LEN_MAX {
+            return self.refuse("cell that is too long");
+        }
         self.out.push_back(TunnelOutput::Transmit { to, bytes });
     }
 

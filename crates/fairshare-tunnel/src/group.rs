@@ -8,7 +8,7 @@ use crate::hidden_names::address_circuit;
 use crate::originator::NOT_NEEDED;
 use crate::output::{GroupId, GroupSpec, TunnelEvent};
 use crate::path::Wish;
-use crate::wire::{CircuitId, Data, DestroyReason, NOWHERE};
+use crate::wire::{CircuitId, Data, DestroyReason, NOWHERE, fits};
 use fairshare_crypto::PublicKey;
 use fairshare_wire::{Address, Instant, Now};
 use std::collections::BTreeMap;
@@ -105,6 +105,9 @@ impl Tunnel {
     /// Sends a datagram through one of the group's circuits. Without one it is lost, like any datagram may be.
     pub fn send(&mut self, now: Now, id: GroupId, to: &Address, data: &[u8]) {
         let Some(group) = self.groups.get(&id) else { return self.refuse("datagram of an unknown group") };
+        if !fits(to) {
+            return self.refuse("host name that is too long");
+        }
         let hidden = group.hidden.is_some();
         let circuit = match to {
             Address::Ip(address) if hidden => {

@@ -5,7 +5,7 @@ use crate::engine::{ResolvingFor, Tunnel};
 use crate::exit_policy::may_reach;
 use crate::joined::Joined;
 use crate::output::{GroupId, TunnelEvent, TunnelOutput};
-use crate::wire::{CircuitId, Message};
+use crate::wire::{CircuitId, Message, fits};
 use bytes::Bytes;
 use fairshare_wire::{Address, Instant, Now};
 use std::collections::BTreeMap;
@@ -57,7 +57,7 @@ impl Tunnel {
     /// Has the exit of one of the group's circuits carry out an HTTP exchange. Answer:
     /// [`TunnelEvent::HttpAnswered`] with this ticket.
     pub fn http(&mut self, now: Now, ticket: u64, group: GroupId, target: Address, request: Bytes) {
-        if request.len() > REQUEST_MAX {
+        if request.len() > REQUEST_MAX || !fits(&target) {
             return self.http_failed(ticket, "the request is longer than a circuit carries at once");
         }
         if self.fetches.asked.len() >= ASKED_MAX {

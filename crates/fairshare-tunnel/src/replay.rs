@@ -5,7 +5,6 @@
 //= spec/tunnels.md#without-breaking-the-wire-required-of-our-node
 
 use fairshare_crypto::TAG_LEN;
-use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 
 /// Cells remembered: more than a path can reorder.
@@ -43,24 +42,29 @@ impl ReplayWindow {
         if self.again.contains(&(n, mark)) {
             return Seen::Replayed;
         }
-        match self.seen.entry(n) {
-            Entry::Vacant(place) => {
-                place.insert(mark);
-                self.order.push_back(n);
-                if self.order.len() > WINDOW
-                    && let Some(oldest) = self.order.pop_front()
-                {
-                    self.seen.remove(&oldest);
-                }
+        match self.seen.get(&n) {
+            None => {
+                self.remember(n, mark);
                 Seen::New
             }
-            Entry::Occupied(before) if *before.get() == mark => Seen::Replayed,
-            Entry::Occupied(_) if self.again.len() >= REPEATS_MAX => Seen::Exhausted,
-            Entry::Occupied(_) => {
+            Some(before) if *before == mark => Seen::Replayed,
+            Some(_) if self.again.len() >= REPEATS_MAX => Seen::Exhausted,
+            Some(_) => {
                 self.again.push((n, mark));
                 Seen::New
             }
         }
+    }
+
+    /// Room is made first: at the bound both collections would double for one more.
+    fn remember(&mut self, n: u64, mark: u64) {
+        if self.order.len() >= WINDOW
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.seen.remove(&oldest);
+        }
+        self.order.push_back(n);
+        self.seen.insert(n, mark);
     }
 
     /// Counters that came again with other content.

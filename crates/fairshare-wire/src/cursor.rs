@@ -126,6 +126,11 @@ impl Writer {
         Self { out: Vec::with_capacity(len) }
     }
 
+    /// Goes on behind what `out` holds.
+    pub const fn appending(out: Vec<u8>) -> Self {
+        Self { out }
+    }
+
     /// Appends bytes as they are.
     pub fn bytes(&mut self, bytes: &[u8]) -> &mut Self {
         self.out.extend_from_slice(bytes);

@@ -81,7 +81,9 @@ fn prefix(file: &Value) -> Result<CommunityId, String> {
 
 fn merged(keys: &Value, case: &Value) -> Value {
     let mut merged = case.clone();
-    merged["shared_secret"] = keys["shared_secret"].clone();
+    for (field, value) in keys.as_object().into_iter().flatten().filter(|(field, _)| *field != "cases") {
+        merged[field] = value.clone();
+    }
     merged
 }
 
@@ -188,9 +190,12 @@ fn handshake(_: &File, case: &Value) -> Result<(), String> {
     candidates(case, &response.shared)
 }
 
-/// The keys themselves are not shown by the crate: equal keys seal equally.
 fn hop_keys_are(case: &Value, shared: &[u8; 64]) -> Result<(), String> {
-    let keys = hop_keys(shared);
+    keys_are(case, &hop_keys(shared))
+}
+
+/// The keys themselves are not shown by the crate: equal keys seal equally.
+fn keys_are(case: &Value, keys: &HopKeys) -> Result<(), String> {
     let given = |name: &str| -> Result<CellKey, String> {
         Ok(CellKey::new(&array(case, &format!("key_{name}"))?, array(case, &format!("salt_{name}"))?))
     };
@@ -409,6 +414,9 @@ fn secrets(case: &Value) -> Result<Vec<HopKeys>, String> {
 fn cells(file: &File, case: &Value) -> Result<(), String> {
     let hops = secrets(case)?;
     same("layers", number::<usize>(case, "layers")?, hops.len())?;
+    let given = list(case, "hop_keys")?;
+    same("key sets", given.len(), hops.len())?;
+    given.iter().zip(&hops).try_for_each(|(given, hop)| keys_are(given, hop))?;
     match text(case, "direction")? {
         "forward" => forward(file, case, &hops),
         "backward" => backward(case, &hops),
@@ -469,6 +477,9 @@ fn relay_step(_: &File, case: &Value) -> Result<(), String> {
     same("circuit", number(case, "in_circuit")?, header.circuit.0)?;
     let direction = text(case, "direction")?;
     let secret = |field: &str| -> Result<HopKeys, String> { Ok(hop_keys(&array(case, field)?)) };
+    if case.get("key_forward").is_some() {
+        keys_are(case, &secret("shared_secret")?)?;
+    }
     let (message, early) = if direction.starts_with("forward") {
         (open(&secret("shared_secret")?.forward, sealed)?.1, header.relay_early)
     } else if direction.starts_with("backward") {
@@ -578,6 +589,7 @@ fn address(_: &File, case: &Value) -> Result<(), String> {
 //= spec/tunnels.md#4-encryption-of-a-layer
 fn decrypt(_: &File, case: &Value) -> Result<(), String> {
     let keys = hop_keys(&array(case, "shared_secret")?);
+    keys_are(case, &keys)?;
     let key = match text(case, "direction")? {
         "forward" => &keys.forward,
         "backward" => &keys.backward,
@@ -589,5 +601,56 @@ fn decrypt(_: &File, case: &Value) -> Result<(), String> {
         (None, Err(_)) => Ok(()),
         (Some(_), Err(error)) => Err(error),
         (None, Ok(_)) => Err("opens although it must not".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vectors::default_folder;
+
+    fn failures(file: &Value) -> usize {
+        check("tunnels.json", file).expect("our file").iter().filter(|case| case.is_err()).count()
+    }
+
+    /// Changes the first number, truth value or text in hexadecimal that stands under `value`.
+    fn spoil(value: &mut Value) -> bool {
+        match value {
+            Value::String(text) if text.len() >= 4 && text.bytes().all(|byte| byte.is_ascii_hexdigit()) => {
+                let other = if text.ends_with('0') { "1" } else { "0" };
+                text.replace_range(text.len() - 1.., other);
+                true
+            }
+            Value::Array(list) => list.iter_mut().any(spoil),
+            Value::Object(fields) => fields.values_mut().any(spoil),
+            Value::Bool(flag) => {
+                *flag = !*flag;
+                true
+            }
+            Value::Number(number) => {
+                let other = number.as_u64().map_or(1, |number| number ^ 1);
+                *value = other.into();
+                true
+            }
+            _ => false,
+        }
+    }
+
+    #[test]
+    fn a_changed_value_fails_in_every_section_and_so_does_an_unknown_or_missing_section() {
+        let text = std::fs::read(default_folder().join("tunnels.json")).expect("part of the work tree");
+        let file: Value = serde_json::from_slice(&text).expect("JSON");
+        assert_eq!(failures(&file), 0);
+        for (section, _) in SECTIONS {
+            let mut changed = file.clone();
+            assert!(spoil(&mut changed[section]), "{section}");
+            assert_ne!(failures(&changed), 0, "{section}");
+            let mut missing = file.clone();
+            missing.as_object_mut().expect("an object").remove(section);
+            assert_eq!(failures(&missing), 1, "{section}");
+        }
+        let mut unknown = file;
+        unknown["surprise"] = Value::Array(Vec::new());
+        assert_eq!(failures(&unknown), 1);
     }
 }

@@ -36,6 +36,17 @@ pub mod id {
     pub const SETTLEMENT: std::ops::RangeInclusive<u8> = 40..=46;
 }
 
+/// Bytes of the longest host name that we send: what the name service has.
+const HOST_LEN_MAX: usize = 255;
+
+/// Whether an address fits into a message of ours.
+pub(crate) const fn fits(address: &Address) -> bool {
+    match address {
+        Address::Ip(_) => true,
+        Address::Host(host, _) => host.len() <= HOST_LEN_MAX,
+    }
+}
+
 /// What pairs an answer with its request.
 pub type Ident = u16;
 
@@ -241,14 +252,13 @@ impl<'a> Data<'a> {
         Ok(Self { destination, origin, data: input.rest() })
     }
 
-    /// Appends id and body to `out`.
+    /// Appends id and body to `out`; no allocation if it has the room.
     pub fn write(out: &mut Vec<u8>, destination: &Address, origin: &Address, data: &[u8]) {
-        let mut head = Writer::with_capacity(40);
-        head.u8(id::DATA);
-        destination.write(&mut head);
-        origin.write(&mut head);
-        out.extend_from_slice(head.as_slice());
-        out.extend_from_slice(data);
+        let mut message = Writer::appending(std::mem::take(out));
+        message.u8(id::DATA);
+        destination.write(&mut message);
+        origin.write(&mut message);
+        *out = message.bytes(data).finish();
     }
 }
 

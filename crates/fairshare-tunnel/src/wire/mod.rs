@@ -16,4 +16,5 @@ pub use hidden::{
     INTRODUCTIONS_MAX, IntroductionInfo, IntroductionSource, IntroductionValue, RendezvousInfo,
     read_seeder_keys, write_seeder_keys,
 };
+pub(crate) use message::fits;
 pub use message::{Body, CandidateList, Data, Exchange, Ident, Message, NOWHERE, id, read_bare, write_bare};

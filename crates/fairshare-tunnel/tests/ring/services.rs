@@ -23,6 +23,25 @@ fn a_name_is_resolved_at_the_exit_and_ipv4_is_preferred() {
     assert_eq!(world.nodes[0].received.len(), 1);
 }
 
+//= spec/tunnels.md#2-cell
+#[test]
+fn what_fits_no_cell_is_refused_where_it_begins() {
+    let mut world = World::town(2, 1);
+    world.open(spec(2));
+    for len in [2_048, 9_000, 70_000] {
+        world.send(HOST, &datagram(1, len));
+    }
+    assert_eq!(world.refused(0, "cell that is too long"), 3);
+    let endless = Address::Host("a".repeat(70_000), 80);
+    world.send_to(&endless, &datagram(1, 100));
+    assert_eq!(world.refused(0, "host name that is too long"), 1);
+    let node = &mut world.nodes[0].tunnel;
+    node.http(world.now, 7, GROUP, endless, Bytes::from_static(b"GET / HTTP/1.1\r\n\r\n"));
+    world.drain(0);
+    assert!(world.saw(0, |event| matches!(event, TunnelEvent::HttpAnswered { ticket: 7, result: Err(_) })));
+    assert!(world.echoed(&datagram(2, 1_400)), "the circuit lives");
+}
+
 //= spec/tunnels.md#7-exit
 #[test]
 fn what_must_not_leave_does_not_leave() {
