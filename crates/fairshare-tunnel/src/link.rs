@@ -65,7 +65,10 @@ impl Tunnel {
             .get(neighbour)
             .is_some_and(|one| one.offers.values().any(|flags| *flags != Flags::NONE));
         match self.links.own.get(neighbour) {
-            Some(link) => link.circuit.is_some_and(|id| self.own.contains_key(&id)) || relays && !link.failed,
+            Some(link) => {
+                let stands = |id| self.own.get(&id).is_some_and(|one| one.is_ready());
+                link.circuit.is_some_and(stands) || relays && !link.failed
+            }
             None => relays,
         }
     }

@@ -144,6 +144,16 @@ impl Account {
         }
     }
 
+    /// Nothing is claimed any more of what was carried up to the end of this epoch. What is owed stays while there is
+    /// traffic: the other side may have a longer memory.
+    pub(super) fn write_off(&mut self, ended: u32) {
+        if (self.cap == 0 && self.extra == [0; 3]) || self.is_idle(ended) {
+            *self = Self::default();
+        } else {
+            (self.claim, self.since) = (0, Some(ended));
+        }
+    }
+
     /// The classes of an IOU that says all we owe now. It never says less than the last one.
     //= spec/payouts.md#33-iou
     pub(super) fn next_iou(&self) -> Classes {

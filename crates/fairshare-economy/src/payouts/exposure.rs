@@ -177,10 +177,10 @@ impl Payouts {
         for event in events {
             self.event(event);
         }
-        // Who never shows a key is served a limit's worth in each epoch, out of the pool.
+        // Who never shows a key is served a limit's worth in each epoch, out of the pool. What we owe it stays.
         for (tunnel, neighbour) in self.neighbours.iter_mut().filter(|(_, it)| it.peer.is_none()) {
             if neighbour.unbound.since.is_some_and(|since| since < ended) {
-                neighbour.unbound = super::account::Account::default();
+                neighbour.unbound.write_off(ended);
                 self.dirty_neighbours.insert(*tunnel);
             }
         }
