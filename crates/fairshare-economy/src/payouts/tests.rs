@@ -445,3 +445,26 @@ fn a_debtor_that_measures_later_than_its_holder_promises_as_soon_as_it_can() {
     bench.payouts.carried(bench.now, &Carried { to_bytes: 85 * MIB, ..carried });
     assert_eq!(promised(&mut bench), [most(95)], "without waiting for the next interval");
 }
+
+//= spec/payouts.md#36-exposure-what-a-node-risks-when-it-is-never-paid
+#[test]
+fn what_is_owed_to_a_neighbour_is_not_forgotten_when_its_key_comes_late() {
+    let mut bench = Bench::new();
+    let late = key(20).public();
+    let to = Carried { to: Some(late), hops: 1, to_bytes: 3 * MIB, ..Carried::default() };
+    let from = Carried { from: Some(late), end: CarriedEnd::Exit, from_bytes: MIB, ..Carried::default() };
+    bench.payouts.carried(bench.now, &to);
+    bench.payouts.carried(bench.now, &from);
+    let unbound = |bench: &Bench| bench.payouts.neighbours[&late].unbound.clone();
+    assert_eq!((unbound(&bench).cap, unbound(&bench).claim), (3 * MIB, MIB));
+    for _ in 0..2 {
+        bench.now = bench.now.after(Duration::from_millis(EPOCH_MS));
+        bench.payouts.handle_timeout(bench.now);
+    }
+    assert_eq!((unbound(&bench).cap, unbound(&bench).claim), (3 * MIB, 0), "what it owes is written off");
+    for _ in 0..6 {
+        bench.now = bench.now.after(Duration::from_millis(EPOCH_MS));
+        bench.payouts.handle_timeout(bench.now);
+    }
+    assert_eq!(unbound(&bench).cap, 0, "after a long silence all of it is");
+}

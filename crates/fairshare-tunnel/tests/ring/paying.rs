@@ -106,6 +106,21 @@ fn who_answers_no_create_is_answered_over_its_own_link() {
     assert!(got(&world, 0, 1, true, 43, &body), "{:?}", world.nodes[0].events);
 }
 
+//= spec/payouts.md#31-parties-and-accounts
+#[test]
+fn an_answer_does_not_wait_for_a_link_that_cannot_stand() {
+    let mut world = World::town(1, 0);
+    let body = Bytes::from(vec![3; 512]);
+    let (key, address) = (world.key(0), world.nodes[0].address);
+    // It is known, but relays nothing: it will not answer our CREATE.
+    world.nodes[1].tunnel.candidate_found(world.now, OURS, key, address, fairshare_tunnel::Flags::NONE);
+    world.nodes[1].tunnel.link_send(world.now, &key, true, 40, body.clone());
+    world.drain(1);
+    tell(&mut world, 0, 1, 41, &body);
+    tell(&mut world, 1, 0, 42, &body);
+    assert!(got(&world, 0, 1, true, 42, &body), "{:?}", world.nodes[0].events);
+}
+
 //= spec/payouts.md#36-exposure-what-a-node-risks-when-it-is-never-paid
 #[test]
 fn a_neighbour_that_owes_too_much_begins_nothing_new_then_is_slowed_then_cut() {
