@@ -142,8 +142,9 @@ impl Tunnel {
 
     fn exit_send(&mut self, now: Now, circuit: CircuitId, to: SocketAddr, payload: Bytes) {
         let (flags, loopback) = (self.config.flags(), self.config.exit_loopback);
+        let services = self.service_community(&payload);
         let Some(Joined::End(end)) = self.joined.get_mut(&circuit) else { return };
-        let community = end.link.community;
+        let community = services.unwrap_or(end.link.community);
         if !may_pass(&payload, flags, &community) {
             return self.refuse("datagram that may not leave");
         }
@@ -175,8 +176,9 @@ impl Tunnel {
     pub fn exit_datagram(&mut self, _now: Now, exit: ExitId, from: SocketAddr, data: &[u8]) {
         let flags = self.config.flags();
         let Some(circuit) = self.exits.get(&exit).copied() else { return };
+        let services = self.service_community(data);
         let Some(Joined::End(end)) = self.joined.get_mut(&circuit) else { return };
-        if !may_pass(data, flags, &end.link.community) {
+        if !may_pass(data, flags, &services.unwrap_or(end.link.community)) {
             return self.refuse("datagram that may not come in");
         }
         let (nowhere, origin) = (Address::Ip(NOWHERE), Address::Ip(from));

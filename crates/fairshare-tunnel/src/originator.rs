@@ -219,10 +219,11 @@ impl Tunnel {
 
     /// Data for whoever uses the circuit.
     pub(crate) fn own_data(&mut self, now: Now, id: CircuitId, origin: Address, payload: Bytes) {
+        let is_service_packet = self.service_community(&payload).is_some();
         let Some(circuit) = self.own.get_mut(&id) else { return };
         match circuit.purpose {
             Purpose::Data(group) => {
-                if self.services.is_service_packet(&payload, &circuit.community) {
+                if is_service_packet {
                     return self.service_packet(now, id, &origin, &payload);
                 }
                 if self.groups.get(&group).is_some_and(|group| group.hidden.is_some()) {

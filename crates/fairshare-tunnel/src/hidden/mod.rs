@@ -79,12 +79,6 @@ impl Services {
             Role::New | Role::Exiting => {}
         }
     }
-
-    /// Whether a datagram out of a circuit is one of ours and not its user's.
-    #[allow(clippy::unused_self, reason = "reads as a question to the services")]
-    pub(crate) fn is_service_packet(&self, data: &[u8], community: &CommunityId) -> bool {
-        Frame::parse(data).is_ok_and(|frame| frame.community == *community)
-    }
 }
 
 /// A group's hidden swarm.
@@ -141,6 +135,13 @@ impl Tunnel {
         let group = self.groups.entry(id).or_insert_with(|| Group::new(spec, now.mono));
         let lookup = lookup_hash(&info_hash);
         Some(group.hidden.get_or_insert_with(|| HiddenGroup { lookup, hops, seeding: None, taking: None }))
+    }
+
+    /// The community of a packet of the hidden services; `None` for data of a circuit's user. It need not be that of the
+    /// circuit: taker and seeder may have found their relays in different ones.
+    pub(crate) fn service_community(&self, data: &[u8]) -> Option<CommunityId> {
+        let community = Frame::parse(data).ok()?.community;
+        self.config.communities.contains(&community).then_some(community)
     }
 
     fn hidden(&mut self, id: GroupId) -> Option<&mut HiddenGroup> {
@@ -203,8 +204,10 @@ impl Tunnel {
 
     /// A packet of the hidden services out of one of our circuits.
     pub(crate) fn service_packet(&mut self, now: Now, circuit: CircuitId, origin: &Address, packet: &Bytes) {
-        let Some(one) = self.own.get(&circuit) else { return };
-        let (community, purpose) = (one.community, one.purpose);
+        let Some(purpose) = self.purpose(circuit) else { return };
+        let Some(community) = self.service_community(packet) else {
+            return self.refuse("malformed packet in a circuit");
+        };
         match (purpose, crate::wire::read_bare(packet, &community)) {
             (
                 Purpose::Introduction(group),

@@ -230,8 +230,7 @@ impl Tunnel {
         data: &Data<'_>,
         payload: Bytes,
     ) {
-        let Some(Joined::End(end)) = self.joined.get(&circuit) else { return };
-        if !self.services.is_service_packet(&payload, &end.link.community) {
+        if self.service_community(&payload).is_none() {
             return self.refuse("datagram that may not leave");
         }
         self.exit_data(now, circuit, data, payload);

@@ -82,6 +82,16 @@ fn it_works_in_the_second_community_when_the_first_has_nobody() {
     carried(&mut world, (TAKER, GROUP), seeder, SEEDER, &datagram(1, 500));
 }
 
+#[test]
+fn taker_and_seeder_meet_though_their_relays_are_of_different_communities() {
+    let mut world = town(&[OURS, STOCK]);
+    // The seeder is introduced in the first; who knows only the second asks there.
+    world.replace(TAKER, user(&[STOCK]));
+    let seeder = meet(&mut world, 1);
+    let taker = carried(&mut world, (TAKER, GROUP), seeder, SEEDER, &datagram(1, 500));
+    carried(&mut world, (SEEDER, SERVED), taker, TAKER, &datagram(2, 500));
+}
+
 //= spec/tunnels.md#9-hidden-services
 #[test]
 fn a_joined_circuit_stays_without_traffic_and_its_end_is_told_to_both() {
