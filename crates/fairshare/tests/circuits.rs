@@ -9,11 +9,11 @@ use support::{Node, SOON, configure, wait_for};
 
 /// An epoch is over within the test, payments come in the next.
 const EPOCH: &str = "[payouts]\nepoch_s = 8\n";
-/// Three of them are more than a newcomer may owe to its first hop, charged five times.
 const TEST_BYTES: &str = "32MiB";
-const TESTS: usize = 4;
-/// Some epochs.
-const PATIENCE: Duration = Duration::from_secs(90);
+/// More than a newcomer may owe to its first hop, which charges it five times.
+const BYTES: u128 = 100 << 20;
+/// Many epochs.
+const PATIENCE: Duration = Duration::from_secs(180);
 
 fn start(folder: &Path, name: &str, ip: &str, tunnel: &str, peers: &[&Node]) -> Node {
     let data = folder.join(name);
@@ -41,16 +41,16 @@ fn who_took_more_than_a_newcomers_credit_pays_and_goes_on() {
     let guard = start(folder.path(), "guard", "127.2.0.1", "relay = true", &[&exit]);
     let user = start(folder.path(), "user", "127.3.0.1", "", &[&exit, &guard]);
     let path = [&guard, &exit].map(tunnel_key).join(",");
-    for number in 0..TESTS {
-        let arguments = ["circuits", "test", "--bytes", TEST_BYTES, "--path", &path];
-        // While too much is owed the guard begins nothing new.
-        let tested = wait_for(&format!("test {number}"), PATIENCE, || {
-            let (code, value) = user.try_command(&arguments);
-            (code == Some(0)).then_some(value)
-        });
-        assert!(amount(&tested["received_bytes"]) >= 32 << 20, "{tested}");
-    }
-    let owed = 5 * (TESTS as u128) * (32 << 20);
+    let mut carried = 0;
+    wait_for("more than a newcomer's credit through one guard", PATIENCE, || {
+        // While too much is owed the guard begins nothing new, and datagrams may be lost.
+        let (code, tested) = user.try_command(&["circuits", "test", "--bytes", TEST_BYTES, "--path", &path]);
+        if code == Some(0) {
+            carried += amount(&tested["received_bytes"]);
+        }
+        (carried >= BYTES).then_some(())
+    });
+    let owed = 5 * BYTES;
     wait_for("the guard to be paid", PATIENCE, || {
         (amount(&guard.command(&["tokens", "balance"])["given_bytes"]) * 2 > owed).then_some(())
     });
