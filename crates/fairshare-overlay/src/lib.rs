@@ -28,7 +28,6 @@ pub mod wire;
 
 mod discovery;
 mod introduction;
-mod limit;
 mod overlay;
 mod peers;
 mod refusal;

@@ -1,7 +1,6 @@
 //! The engine: what goes in and out, and which part answers which message.
 
 use crate::community::{Community, DISCOVERY};
-use crate::limit::{Limit, Rate, SourceLimit};
 use crate::peers::{Peer, PeerInfo, Peers};
 use crate::refusal::Refusal;
 use crate::requests::Requests;
@@ -11,8 +10,8 @@ use crate::wire::{Style, id};
 use bytes::Bytes;
 use fairshare_crypto::{PublicKey, Rng, SecretKey};
 use fairshare_wire::{
-    CommunityId, Frame, Instant, Now, Packet, SIGNED_OVERHEAD, UNSIGNED_OVERHEAD, sign_packet,
-    unsigned_packet,
+    CommunityId, Frame, Instant, Limit, Now, Packet, Rate, SIGNED_OVERHEAD, SourceLimit, UNSIGNED_OVERHEAD,
+    sign_packet, unsigned_packet,
 };
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{SocketAddr, SocketAddrV4};

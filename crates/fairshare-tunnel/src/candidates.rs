@@ -1,7 +1,7 @@
 //! Nodes that may become hops: what they offer, and how they did.
 //= spec/tunnels.md#without-breaking-the-wire-required-of-our-node
 
-use crate::limit::neighbourhood;
+use crate::network::neighbourhood;
 use crate::wire::Flags;
 use fairshare_crypto::PublicKey;
 use fairshare_wire::{CommunityId, Instant};

@@ -9,8 +9,8 @@ use crate::hidden::Services;
 use crate::http::Fetch;
 use crate::joined::{Joined, PassError, Relay};
 use crate::layer::OpenError;
-use crate::limit::{Limit, Rate, SourceLimit, neighbourhood};
 use crate::link::Links;
+use crate::network::neighbourhood;
 use crate::output::CircuitEnd;
 use crate::output::{Allowance, CircuitStatus, ExitId, GroupId, JoinedStatus, TunnelEvent, TunnelOutput};
 use crate::speed::SpeedTest;
@@ -19,7 +19,7 @@ use crate::wire::{
 };
 use bytes::Bytes;
 use fairshare_crypto::{PublicKey, Rng, SecretKey};
-use fairshare_wire::{CommunityId, Frame, Instant, Now};
+use fairshare_wire::{CommunityId, Frame, Instant, Limit, Now, Rate, SourceLimit};
 use indexmap::IndexMap;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
@@ -364,8 +364,8 @@ impl Tunnel {
 
     /// Whether the budgets let one more CREATE of this address be answered.
     pub(crate) fn may_answer_create(&mut self, now: Instant, from: SocketAddr) -> bool {
-        self.limits.creates.take(now, from.ip(), 1)
-            && self.limits.neighbourhoods.take(now, neighbourhood(from.ip()), 1)
+        self.limits.creates.take(now, from.ip())
+            && self.limits.neighbourhoods.take(now, neighbourhood(from.ip()))
             && self.limits.all_creates.take(now)
     }
 

@@ -4,11 +4,10 @@
 use crate::engine::{Resolving, ResolvingFor, Tunnel};
 use crate::exit_policy::{may_pass, may_reach};
 use crate::joined::{Joined, Role};
-use crate::limit::{Limit, Rate};
 use crate::output::{ExitId, TunnelOutput};
 use crate::wire::{CircuitId, Data, NOWHERE};
 use bytes::Bytes;
-use fairshare_wire::{Address, Instant, Now};
+use fairshare_wire::{Address, Instant, Limit, Now, Rate};
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 

@@ -3,7 +3,7 @@
 
 use crate::candidates::{Candidate, Candidates};
 use crate::guards::{Guards, Layer};
-use crate::limit::network;
+use crate::network::network;
 use crate::output::GroupSpec;
 use crate::wire::Flags;
 use fairshare_crypto::{PublicKey, Rng};

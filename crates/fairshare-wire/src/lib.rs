@@ -1,5 +1,5 @@
 //! What two or more protocols share on the wire: a bounded cursor and writer, IPv8 addresses, the IPv8 packet
-//! frame, and the time that every engine is told.
+//! frame, the time that every engine is told, and rates at which strangers are heard.
 //!
 //! Floor 0: the messages of one protocol live in the crate of its engine, not here.
 //!
@@ -17,6 +17,7 @@
 mod address;
 mod cursor;
 mod frame;
+mod rate;
 mod time;
 
 pub use address::{Address, UNKNOWN_V4, read_ip4, write_ip4};
@@ -25,4 +26,5 @@ pub use frame::{
     CommunityId, Frame, FrameError, PREFIX_LEN, Packet, SIGNED_OVERHEAD, UNSIGNED_OVERHEAD, sign_packet,
     unsigned_packet,
 };
+pub use rate::{Limit, Rate, SourceLimit};
 pub use time::{Instant, Now};

@@ -1,5 +1,6 @@
 //! Settings of the payouts and the bounds that are not settings.
 
+use fairshare_wire::Rate;
 use std::time::Duration;
 
 /// One token, and the least that is ever paid.
@@ -42,9 +43,8 @@ pub struct PayoutsConfig {
     pub epoch_s: u64,
     /// How often an IOU goes to a neighbour with which there is traffic; dummies come as often.
     pub iou_interval: Duration,
-    /// How often one more message of a neighbour is heard, apart from a burst: several times as often as an honest one
-    /// has something to say.
-    pub message_refill: Duration,
+    /// How many messages of a neighbour are heard: several times as many as an honest one has to say.
+    pub message_rate: Rate,
     /// New debt that makes an IOU due at once.
     pub iou_amount: u64,
     /// The random delay of an IOU that nobody waits for.
@@ -83,7 +83,7 @@ impl PayoutsConfig {
         Self {
             epoch_s,
             iou_interval: at_most(10, 60),
-            message_refill: (Duration::from_secs(epoch_s) / 160).min(Duration::from_millis(500)),
+            message_rate: message_rate(epoch_s),
             iou_amount: 48 * MIB,
             iou_jitter: at_most(30, 20),
             dummy_ious: true,
@@ -99,6 +99,16 @@ impl PayoutsConfig {
             slow: Duration::from_secs(30),
         }
     }
+}
+
+/// In order come about eight messages a minute, and in short epochs as many more as IOUs come sooner.
+const fn message_rate(epoch_s: u64) -> Rate {
+    let per_second = match epoch_s {
+        0 => 160,
+        1..80 => 160 / epoch_s as u32 + 1,
+        _ => 2,
+    };
+    Rate { per_second, burst: 32 }
 }
 
 impl Default for PayoutsConfig {
@@ -120,10 +130,8 @@ mod tests {
         let short = PayoutsConfig::with_epoch(20);
         assert_eq!((short.iou_interval.as_secs(), short.retry.as_secs()), (2, 1));
         for settings in [usual, short] {
-            assert!(
-                settings.iou_interval >= settings.message_refill * 16,
-                "an IOU and its answer are never too many"
-            );
+            let heard = settings.iou_interval * settings.message_rate.per_second;
+            assert!(heard >= Duration::from_secs(16), "an IOU and its answer are never too many");
         }
     }
 }

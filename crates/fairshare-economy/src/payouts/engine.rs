@@ -11,15 +11,13 @@ use super::rows::Rows;
 use crate::timer::Timers;
 use fairshare_crypto::{PublicKey, Rng, SecretKey, hmac_sha256, sha256};
 use fairshare_ledger::{HalfBlock, Record, RecordKind};
-use fairshare_wire::{Instant, Now};
+use fairshare_wire::{Instant, Limit, Now, Rate};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// How long a failed write waits for the next try.
 const WRITE_RETRY: Duration = Duration::from_secs(5);
-/// Messages of one neighbour that are heard at once; in order come about eight a minute.
-const MESSAGES_BURST: u32 = 32;
 
 /// What is to be looked at when its time comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -62,24 +60,16 @@ pub(super) struct Neighbour {
     pub(super) bound_at: Option<Instant>,
     /// The payment key that is on record; only while something is carried.
     recorded: Option<PublicKey>,
-    /// How many of its messages were heard lately, and when the last one came.
-    heard: (u32, Instant),
+    /// Its messages that are heard.
+    heard: Option<Limit>,
     /// It had more than the newcomers' pool holds.
     pub(super) pool_empty: bool,
 }
 
 impl Neighbour {
-    /// Whether one more message is heard: each may cost a signature and a write. One more is heard after each `refill`.
-    pub(super) fn may_speak(&mut self, now: Instant, refill: Duration) -> bool {
-        let (count, last) = self.heard;
-        let forgotten = now.since(last).as_micros() / refill.as_micros().max(1);
-        let count = count.saturating_sub(u32::try_from(forgotten).unwrap_or(u32::MAX));
-        if count >= MESSAGES_BURST {
-            return false;
-        }
-        let last = if count == 0 || forgotten > 0 { now } else { last };
-        self.heard = (count + 1, last);
-        true
+    /// Whether one more message is heard: each may cost a signature and a write.
+    pub(super) fn may_speak(&mut self, now: Instant, rate: Rate) -> bool {
+        self.heard.get_or_insert_with(|| Limit::new(rate)).take(now)
     }
 }
 

@@ -19,9 +19,9 @@ impl Payouts {
         let Ok(message) = SettleMessage::read(id, body) else {
             return self.refuse("malformed settlement message");
         };
-        let refill = self.config.message_refill;
+        let rate = self.config.message_rate;
         let Some(known) = self.neighbour(neighbour) else { return };
-        if !known.may_speak(now.mono, refill) {
+        if !known.may_speak(now.mono, rate) {
             return self.refuse("too many settlement messages of a neighbour");
         }
         if let SettleMessage::Bind(bind) = &message {

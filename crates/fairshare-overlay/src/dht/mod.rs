@@ -10,10 +10,9 @@ mod wire;
 
 pub use wire::{Contact, DhtMessage, DhtPacket, DhtValue, NODES_MAX, VALUE_LEN_MAX, VALUES_MAX, node_id};
 
-use crate::limit::{Rate, SourceLimit};
 use bytes::Bytes;
 use fairshare_crypto::{PublicKey, Rng, SecretKey, ct_eq, hmac_sha256};
-use fairshare_wire::{Instant, Now};
+use fairshare_wire::{Instant, Now, Rate, SourceLimit};
 use lookup::Lookup;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{SocketAddr, SocketAddrV4};

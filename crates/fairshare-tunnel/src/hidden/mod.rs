@@ -14,13 +14,12 @@ use crate::engine::Tunnel;
 use crate::group::{GROUPS_MAX, Group};
 use crate::hidden_names::{circuit_address, lookup_hash};
 use crate::joined::Role;
-use crate::limit::{Limit, Rate, SourceLimit};
 use crate::output::{GroupId, GroupSpec, TunnelEvent};
 use crate::path::Wish;
 use crate::wire::{CircuitId, DestroyReason, Flags, Message};
 use bytes::Bytes;
 use fairshare_crypto::PublicKey;
-use fairshare_wire::{Address, CommunityId, Frame, Instant, Now};
+use fairshare_wire::{Address, CommunityId, Frame, Instant, Limit, Now, Rate, SourceLimit};
 use std::collections::BTreeMap;
 use std::time::Duration;
 

@@ -193,7 +193,7 @@ impl Tunnel {
                 self.pass_to_seeder(now, from, &seeder, datagram)
             }
             Ok(Some((Message::PeersRequest { ident, info_hash }, circuit))) => {
-                if !self.services.exchanges.take(now.mono, from.ip(), 1) {
+                if !self.services.exchanges.take(now.mono, from.ip()) {
                     return self.refuse("too many packets of one taker");
                 }
                 let mut peers = self.introduced_here(&info_hash);
@@ -212,7 +212,7 @@ impl Tunnel {
             return self.refuse("taker for an unknown seeder");
         };
         let services = &mut self.services;
-        if !services.exchanges.take(now.mono, from.ip(), 1) || !services.all_exchanges.take(now.mono) {
+        if !services.exchanges.take(now.mono, from.ip()) || !services.all_exchanges.take(now.mono) {
             return self.refuse("too many packets of one taker");
         }
         let Some(Joined::End(end)) = self.joined.get_mut(&circuit) else { return };

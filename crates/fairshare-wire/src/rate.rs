@@ -1,53 +1,50 @@
 //! Rates: how often something may happen, overall and per source.
 
-use fairshare_wire::Instant;
+use crate::time::Instant;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
 /// How much of something is allowed.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Rate {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
     /// In the long run.
-    pub(crate) per_second: u32,
+    pub per_second: u32,
     /// At once, after a pause.
-    pub(crate) burst: u32,
+    pub burst: u32,
 }
 
 impl Rate {
-    fn interval(self) -> Duration {
-        Duration::from_secs(1) / self.per_second
-    }
-
-    /// Whether one more is allowed when everything up to `spent` is used up, and what is used up then.
-    fn next(self, spent: Instant, now: Instant) -> Option<Instant> {
+    /// Whether `amount` more is allowed when everything up to `spent` is used up, and what is used up then.
+    fn next(self, spent: Instant, now: Instant, amount: u32) -> Option<Instant> {
         let spent = spent.max(now);
-        let allowed = spent.since(now) + self.interval() <= self.interval() * self.burst;
-        allowed.then(|| spent + self.interval())
+        let cost = Duration::from_secs(1).saturating_mul(amount) / self.per_second.max(1);
+        let room = Duration::from_secs(1).saturating_mul(self.burst) / self.per_second.max(1);
+        (spent.since(now) + cost <= room).then(|| spent + cost)
     }
 }
 
 /// One limited thing.
-#[derive(Clone, Debug)]
-pub(crate) struct Limit {
+#[derive(Clone, Copy, Debug)]
+pub struct Limit {
     rate: Rate,
     spent: Instant,
 }
 
 impl Limit {
-    pub(crate) const fn new(rate: Rate) -> Self {
+    /// Nothing taken yet.
+    pub const fn new(rate: Rate) -> Self {
         Self { rate, spent: Instant::START }
     }
 
     /// Takes one, if there is one.
-    pub(crate) fn take(&mut self, now: Instant) -> bool {
-        match self.rate.next(self.spent, now) {
-            Some(spent) => {
-                self.spent = spent;
-                true
-            }
-            None => false,
-        }
+    pub fn take(&mut self, now: Instant) -> bool {
+        self.take_many(now, 1)
+    }
+
+    /// Takes `amount`, if there is so much.
+    pub fn take_many(&mut self, now: Instant, amount: u32) -> bool {
+        self.rate.next(self.spent, now, amount).map(|spent| self.spent = spent).is_some()
     }
 }
 
@@ -57,7 +54,7 @@ const SOURCES_MAX: usize = 4_096;
 
 /// The same limit for each source address on its own.
 #[derive(Clone, Debug)]
-pub(crate) struct SourceLimit {
+pub struct SourceLimit {
     rate: Rate,
     spent: BTreeMap<IpAddr, Instant>,
     swept: Instant,
@@ -67,23 +64,27 @@ impl SourceLimit {
     /// How often at most the idle sources are looked for: it costs a walk over all.
     const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
-    pub(crate) const fn new(rate: Rate) -> Self {
+    /// Nobody took anything yet.
+    pub const fn new(rate: Rate) -> Self {
         Self { rate, spent: BTreeMap::new(), swept: Instant::START }
     }
 
     /// Takes one for `source`, if it has one.
-    pub(crate) fn take(&mut self, now: Instant, source: IpAddr) -> bool {
-        if let Some(spent) = self.spent.get_mut(&source) {
-            return self.rate.next(*spent, now).map(|next| *spent = next).is_some();
+    pub fn take(&mut self, now: Instant, source: IpAddr) -> bool {
+        let before = self.spent.get(&source).copied();
+        if before.is_none() && !self.has_room(now) {
+            return false;
         }
+        let Some(next) = self.rate.next(before.unwrap_or(Instant::START), now, 1) else { return false };
+        self.spent.insert(source, next);
+        true
+    }
+
+    fn has_room(&mut self, now: Instant) -> bool {
         if self.spent.len() >= SOURCES_MAX {
             self.sweep(now);
         }
-        if self.spent.len() >= SOURCES_MAX {
-            return false;
-        }
-        self.spent.insert(source, now + self.rate.interval());
-        true
+        self.spent.len() < SOURCES_MAX
     }
 
     fn sweep(&mut self, now: Instant) {
@@ -111,6 +112,7 @@ mod tests {
         assert_eq!(passed(&mut limit, 1_000), 3);
         assert_eq!(passed(&mut limit, 1_100), 1);
         assert_eq!(passed(&mut limit, 9_000), 3);
+        assert!(!limit.take_many(at(20_000), 4) && limit.take_many(at(20_000), 3));
     }
 
     #[test]
