@@ -182,8 +182,7 @@ impl Standing {
     /// The share of all reputation that a key has, in 1/1000: what relays are sampled by.
     //= spec/trust.md#8-4-circuits
     pub(crate) fn share(&self, key: &PublicKey) -> u32 {
-        let alpha = Settings::default().continue_prob;
-        per_mille(self.score(key).value * (1.0 - alpha) / alpha)
+        per_mille(self.interactions.node(key).map_or(0.0, |node| self.engine.share(node)))
     }
 
     /// The keys that stand best.
@@ -347,6 +346,24 @@ mod tests {
         assert!(town.standing.reason(&forker).reputation.forker);
         town.settled();
         assert_eq!((town.standing.rank(&forker), town.standing.rank(&town.key(1))), (0, 1_000));
+    }
+
+    //= spec/trust.md#8-4-circuits
+    #[test]
+    fn the_shares_of_all_others_are_at_most_a_whole_whichever_engine_counts_them() {
+        let mut town = Town::new(3);
+        for (other, mib) in [(0, 40), (1, 400), (2, 4)] {
+            town.took(other, mib * MIB);
+        }
+        for kind in [EngineKind::Merit, EngineKind::Hitting, EngineKind::Ppr] {
+            let rng = Rng::from_seed([6; 32]);
+            let standing = Standing::new(kind, town.me.public(), &town.store, rng, NOW).expect("readable");
+            let shares = [0, 1, 2].map(|other| standing.share(&town.key(other)));
+            let sum = shares.iter().sum::<u32>();
+            assert!(shares[1] > shares[0] && sum <= 1_000, "{kind:?} {shares:?}");
+            // Its values are shares already, of what others than the asker have.
+            assert!(kind != EngineKind::Ppr || sum >= 990, "{kind:?} {shares:?}");
+        }
     }
 
     //= spec/trust.md#8-how-scores-are-used

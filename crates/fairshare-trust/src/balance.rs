@@ -87,10 +87,6 @@ impl ReputationEngine for Balance {
     fn stats(&self) -> EngineStats {
         self.marked.stats()
     }
-
-    fn share(&self, _node: NodeId) -> f64 {
-        0.0
-    }
 }
 
 #[cfg(test)]

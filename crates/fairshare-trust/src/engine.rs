@@ -127,7 +127,9 @@ pub trait ReputationEngine: Send {
 
     /// The node's share of all that ego may risk: over all others the shares add up to at most 1. Always 0 for engines
     /// whose values are no shares.
-    fn share(&self, node: NodeId) -> f64;
+    fn share(&self, _node: NodeId) -> f64 {
+        0.0
+    }
 }
 
 /// Bytes and path of an explanation.

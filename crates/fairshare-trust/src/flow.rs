@@ -305,10 +305,6 @@ impl ReputationEngine for Flows {
     fn stats(&self) -> EngineStats {
         self.marked.stats()
     }
-
-    fn share(&self, _node: NodeId) -> f64 {
-        0.0
-    }
 }
 
 #[cfg(test)]
